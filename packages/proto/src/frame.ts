@@ -1,0 +1,154 @@
+import Long from 'long';
+import protobuf from 'protobufjs';
+import { catalog, firstTableId, root, type Table, tableNumbered } from '#catalog.ts';
+import type { Tables } from '#gen/tables.ts';
+
+export type * from '#gen/tables.ts';
+
+/** Who a frame is from and when: everything in it but the tables. */
+export type FrameHeader = {
+  /** Random 64 bits for each start of an agent, as 16 hexadecimal digits. */
+  session: string;
+  /** 1, 2, 3 ... within the session, without gaps. */
+  sequence: number;
+  /** When sampling began: UTC, microseconds since 1970. */
+  time_us: number;
+  /** The sampling interval in force, milliseconds. */
+  interval_ms: number;
+};
+
+/** One tick of one host: the header and the tables that have rows. */
+export type Frame = FrameHeader & { tables: Tables };
+
+/** Columns of any table: labels are strings, values are numbers, an empty column is all absent. */
+export type Columns = Record<string, readonly (string | number)[]>;
+
+/** A frame that can't be what an agent sent: the message says what is wrong with it. */
+export class FrameError extends Error {
+  override name = 'FrameError';
+}
+
+const type = root.lookupType('fleetreel.v1.Frame');
+
+/** Frames larger than this are refused on both sides: NATS takes 1 MiB. */
+export const frameBytesMax = 1024 * 1024 - 4096;
+
+/** The wire form of a frame. */
+export function encodeFrame(frame: Frame): Uint8Array {
+  const { session, sequence, time_us, interval_ms, tables } = frame;
+  return type.encode({ session: fromHex(session), sequence, time_us, interval_ms, ...tables }).finish();
+}
+
+/**
+ * Reads a frame and checks it: a header that is complete, columns of one length within each table.
+ * Fields that this version does not know are left out; `unknownFields` counts them.
+ * @throws FrameError
+ */
+export function decodeFrame(bytes: Uint8Array): Frame {
+  let message: Record<string, unknown>;
+  try {
+    message = type.decode(bytes) as unknown as Record<string, unknown>;
+  } catch (cause) {
+    throw new FrameError(`not a frame: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+  const header = checkHeader({
+    session: toHex(message.session),
+    sequence: Number(message.sequence),
+    time_us: Number(message.time_us),
+    interval_ms: Number(message.interval_ms),
+  });
+  const tables: Record<string, Columns> = {};
+  for (const table of catalog) {
+    const columns = message[table.name];
+    if (columns && Object.hasOwn(message, table.name) && rowCount(table, columns as Columns) > 0)
+      tables[table.name] = columns as Columns;
+  }
+  return { ...header, tables: tables as Tables };
+}
+
+/** The bytes of one table within a frame. */
+export type TableSlice = { table: Table; bytes: Uint8Array };
+
+/**
+ * Reads the header and finds the tables without decoding them: a tenth of the work of `decodeFrame`.
+ * @throws FrameError
+ */
+export function scanFrame(bytes: Uint8Array): FrameHeader & { slices: TableSlice[]; unknownFields: number } {
+  const reader = protobuf.Reader.create(bytes);
+  const header = { session: '', sequence: 0, time_us: 0, interval_ms: 0 };
+  const slices: TableSlice[] = [];
+  let unknownFields = 0;
+  try {
+    while (reader.pos < reader.len) {
+      const tag = reader.uint32();
+      const id = tag >>> 3;
+      if (id >= firstTableId && (tag & 7) === 2) {
+        const table = tableNumbered(id);
+        const content = reader.bytes();
+        if (table) slices.push({ table, bytes: content });
+        else unknownFields++;
+      } else if (id === 1) header.session = toHex(reader.fixed64());
+      else if (id === 2) header.sequence = Number(reader.uint64());
+      else if (id === 3) header.time_us = Number(reader.int64());
+      else if (id === 4) header.interval_ms = reader.uint32();
+      else {
+        unknownFields++;
+        reader.skipType(tag & 7);
+      }
+    }
+  } catch (cause) {
+    throw new FrameError(`not a frame: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+  return { ...checkHeader(header), slices, unknownFields };
+}
+
+/**
+ * Decodes one table of a frame.
+ * @throws FrameError
+ */
+export function decodeTable({ table, bytes }: TableSlice): Columns {
+  const message = type.fields[table.name]?.resolvedType as protobuf.Type;
+  try {
+    const columns = message.decode(bytes) as unknown as Columns;
+    rowCount(table, columns);
+    return columns;
+  } catch (cause) {
+    if (cause instanceof FrameError) throw cause;
+    throw new FrameError(`table ${table.name}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}
+
+/**
+ * The number of rows of a table: the one length that its columns have.
+ * @throws FrameError where columns differ in length, or a key is absent.
+ */
+export function rowCount(table: Table, columns: Columns): number {
+  let rows = 0;
+  for (const { name } of [...table.labels, ...table.fields]) {
+    const length = columns[name]?.length ?? 0;
+    if (length === 0) continue;
+    if (rows > 0 && length !== rows)
+      throw new FrameError(`table ${table.name}: ${name} has ${length} rows, not ${rows}`);
+    rows = length;
+  }
+  const missing = rows > 0 && table.labels.find(({ name, key }) => key && (columns[name]?.length ?? 0) === 0);
+  if (missing) throw new FrameError(`table ${table.name}: the key ${missing.name} is absent`);
+  return rows;
+}
+
+function checkHeader(header: FrameHeader): FrameHeader {
+  if (!(header.sequence > 0)) throw new FrameError(`the sequence is ${header.sequence}: it begins at 1`);
+  if (!(header.time_us > 0)) throw new FrameError(`the time is ${header.time_us}`);
+  if (!(header.interval_ms > 0)) throw new FrameError(`the interval is ${header.interval_ms} ms`);
+  return header;
+}
+
+export function fromHex(session: string): Long {
+  return Long.fromString(session, true, 16);
+}
+
+export function toHex(session: unknown): string {
+  return Long.fromValue(session as Long, true)
+    .toString(16)
+    .padStart(16, '0');
+}

@@ -1,0 +1,157 @@
+// The HTTP and WebSocket contract under /api/v1. The collector validates with these schemas, the OpenAPI document is
+// made from them, and the console takes its types from them.
+import Type, { type Static } from 'typebox';
+
+const ms = (description: string) => Type.Number({ description: `${description}, UTC, milliseconds since 1970` });
+const nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
+const value = nullable(Type.Number());
+
+/** RFC 9457: what went wrong, where, and what to do. */
+export const Problem = Type.Object(
+  {
+    type: Type.String({ description: 'Address of the error in the reference' }),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String({ description: 'What is wrong, where, and what to do' }),
+    code: Type.String({ description: 'Stable name of the error' }),
+    parameter: Type.Optional(Type.String({ description: 'The parameter at fault' })),
+    nearest: Type.Optional(Type.String({ description: 'The nearest valid value' })),
+  },
+  { $id: 'Problem' },
+);
+export type Problem = Static<typeof Problem>;
+
+export const Catalog = Type.Object({
+  tables: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      help: Type.String(),
+      labels: Type.Array(Type.Object({ name: Type.String(), key: Type.Boolean(), help: Type.String() })),
+      fields: Type.Array(Type.Object({ name: Type.String(), unit: Type.String(), help: Type.String() })),
+    }),
+  ),
+});
+export type Catalog = Static<typeof Catalog>;
+
+export const Refusal = Type.Object({
+  machineId: Type.String({ description: 'The machine that was refused' }),
+  addresses: Type.Array(Type.String()),
+  holderMachineId: Type.String({ description: 'The machine that holds the name' }),
+  holderAddresses: Type.Array(Type.String()),
+  time: ms('When it was refused'),
+  reason: Type.String(),
+});
+export type Refusal = Static<typeof Refusal>;
+
+export const Description = Type.Object({
+  machineId: Type.String(),
+  agentVersion: Type.String(),
+  platform: Type.String(),
+  os: Type.String(),
+  kernel: Type.String(),
+  architecture: Type.String(),
+  cpuModel: Type.String(),
+  cpuCount: Type.Integer(),
+  memoryBytes: Type.Number(),
+  gpus: Type.Array(Type.String()),
+  virtualization: Type.String(),
+  bootTime: ms('When it was booted'),
+  intervalMs: Type.Integer(),
+  addresses: Type.Array(Type.String()),
+  tags: Type.Record(Type.String(), Type.String()),
+});
+export type Description = Static<typeof Description>;
+
+/** The few values that a list of hosts shows; null where not available. */
+export const Headline = Type.Object({
+  cpuUsedPercent: value,
+  memoryUsedPercent: value,
+  /** Of the fullest file system. */
+  diskUsedPercent: value,
+  receiveBytesPerSecond: value,
+  transmitBytesPerSecond: value,
+  load1mCount: value,
+  uptimeSeconds: value,
+  /** Sources that failed in the newest frame. */
+  failedSourcesCount: value,
+});
+export type Headline = Static<typeof Headline>;
+
+export const Host = Type.Object({
+  host: Type.String(),
+  status: Type.Union([Type.Literal('online'), Type.Literal('offline')]),
+  lastSeen: nullable(ms('Time of the newest frame')),
+  intervalMs: nullable(Type.Integer()),
+  clockSkewSeconds: nullable(Type.Number({ description: "The collector's clock less the host's" })),
+  description: nullable(Description),
+  headline: Headline,
+  refusals: Type.Array(Refusal, { description: 'Machines that asked for this name and were refused, newest first' }),
+});
+export type Host = Static<typeof Host>;
+
+export const Hosts = Type.Object({ hosts: Type.Array(Host) });
+export type Hosts = Static<typeof Hosts>;
+
+/** `{time, host, <label>: string, <field>: number or null}`. */
+export const Row = Type.Object(
+  { time: ms('Time of the row'), host: Type.String() },
+  { additionalProperties: Type.Union([Type.String(), Type.Number(), Type.Null()]) },
+);
+export type Row = { time: number; host: string; [column: string]: string | number | null };
+
+export const Latest = Type.Object({ rows: Type.Array(Row) });
+export type Latest = { rows: Row[] };
+
+export const aggregations = ['avg', 'min', 'max', 'sum', 'last', 'p50', 'p95', 'p99'] as const;
+export type Aggregation = (typeof aggregations)[number];
+
+export const Series = Type.Object({
+  from: ms('Begin of the range'),
+  to: ms('End of the range, exclusive'),
+  stepMs: Type.Integer(),
+  times: Type.Array(Type.Number(), { description: 'Begin of each step, UTC, milliseconds since 1970' }),
+  series: Type.Array(
+    Type.Object({
+      table: Type.String(),
+      field: Type.String(),
+      unit: Type.String(),
+      agg: Type.String(),
+      labels: Type.Record(Type.String(), Type.String(), { description: 'The host and the key labels' }),
+      values: Type.Array(value, { description: 'One per time; null where there is none' }),
+    }),
+  ),
+});
+export type Series = Static<typeof Series>;
+
+/** What the console sends over `GET live` (WebSocket): one JSON object per message. */
+export const LiveRequest = Type.Union([
+  Type.Object({
+    type: Type.Literal('subscribe'),
+    id: Type.String({ maxLength: 64 }),
+    table: Type.String(),
+    fields: Type.Optional(Type.Array(Type.String())),
+    hosts: Type.Optional(Type.Array(Type.String())),
+  }),
+  Type.Object({ type: Type.Literal('subscribe_hosts'), id: Type.String({ maxLength: 64 }) }),
+  Type.Object({ type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) }),
+]);
+export type LiveRequest = Static<typeof LiveRequest>;
+
+/** What one frame of one host brought to a subscription, in columns. */
+export type LiveRows = {
+  type: 'rows';
+  id: string;
+  host: string;
+  /** Time of the frame, milliseconds since 1970. */
+  time: number;
+  intervalMs: number;
+  labels: Record<string, string[]>;
+  values: Record<string, (number | null)[]>;
+  /** Updates of this host that were left out since the one before because the reader was slow. */
+  skipped: number;
+};
+
+/** All hosts after subscribing, then those that changed; at most one message a second. */
+export type LiveHosts = { type: 'hosts'; id: string; hosts: Host[]; removed: string[] };
+
+export type LiveMessage = LiveRows | LiveHosts | { type: 'error'; id: string | null; problem: Problem };

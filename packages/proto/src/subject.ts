@@ -1,0 +1,48 @@
+/** What a message in the log is; the third token of its subject. */
+export const kinds = ['frame', 'host', 'refusal', 'dead'] as const;
+export type Kind = (typeof kinds)[number];
+
+/** Every subject of the product begins so: the product and the version of its contract. */
+export const prefix = 'fr.v1';
+
+/** The tenant of everything until tenants exist. */
+export const defaultTenant = 'default';
+
+/** What a host or tenant may be called: as DNS labels with dots and underscores, at most 128 characters. */
+export const namePattern = '^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$';
+const name = new RegExp(namePattern);
+
+export type Address = { tenant: string; kind: Kind; host: string };
+
+/**
+ * The subject of a host's messages: `fr.v1.<tenant>.<kind>.<host>`. Dots in a host's name are written `_`.
+ * @throws RangeError for a name that can't be one.
+ */
+export function subject({ tenant, kind, host }: Address): string {
+  return `${prefix}.${token('tenant', tenant)}.${kind}.${token('host', host)}`;
+}
+
+/** The subject that matches this kind of message of all tenants and hosts. */
+export const anySubject = (kind: Kind): string => `${prefix}.*.${kind}.*`;
+
+/**
+ * Who sent a message, from its subject; undefined for a subject that is not one of ours. A dot in a host's name
+ * can't be told from an underscore: the subject's form is the host's name in the store and in the API.
+ */
+export function parseSubject(text: string): Address | undefined {
+  const [product, version, tenant, kind, host, ...rest] = text.split('.');
+  if (`${product}.${version}` !== prefix || !tenant || !host || rest.length > 0) return undefined;
+  return kinds.includes(kind as Kind) ? { tenant, kind: kind as Kind, host } : undefined;
+}
+
+/** JetStream's message id of a frame: within the duplicate window, the same id is stored once. */
+export const messageId = (session: string, sequence: number): string => `${session}-${sequence}`;
+
+/** A name as one token of a subject or key: dots are written `_`. */
+export function token(what: 'tenant' | 'host', text: string): string {
+  if (!name.test(text))
+    throw new RangeError(
+      `${what} "${text}" can't be a name: use letters, digits, "-", "_" and ".", at most 128, beginning and ending with a letter or digit`,
+    );
+  return text.replaceAll('.', '_');
+}
