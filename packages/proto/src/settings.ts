@@ -1,0 +1,309 @@
+// How a program's settings are read: one schema gives the values, the help, the errors and the reference page.
+import { existsSync, readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { closest, distance } from 'fastest-levenshtein';
+import Type, { type Static, type TObject, type TSchema } from 'typebox';
+import Value from 'typebox/value';
+import { parseDocument } from 'yaml';
+
+/** What a program is called, can do and can be told. */
+export type Program<S extends TObject> = {
+  name: string;
+  version: string;
+  summary: string;
+  /** Commands with their help; the first is not assumed: a command has to be given. */
+  commands: Readonly<Record<string, string>>;
+  /** Nested objects of leaves; every leaf has a `description`. */
+  settings: S;
+  /** Flags that settle how a command runs rather than what the program is: not in the file or the environment. */
+  switches?: Readonly<Record<string, string>>;
+  /** Read when it exists and no other file is named. */
+  defaultFile?: string;
+};
+
+export type Invocation<S extends TObject> =
+  | { help: string }
+  | { command: string; settings: Readonly<Static<S>>; switches: ReadonlySet<string>; file: string | undefined };
+
+/** Settings that can't be used. The message is one sentence for the user: what is wrong, where, what to do. */
+export class SettingsError extends Error {
+  override name = 'SettingsError';
+  /** What the program ends with. */
+  readonly exitCode = 2;
+}
+
+const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+const durationPattern = '^(?:\\d+(?:\\.\\d+)?(?:ms|s|m|h|d))+$';
+
+type LeafOptions = { description: string; expects?: string; secret?: boolean; examples?: unknown[] };
+
+/** A setting that is a length of time: `500ms`, `5s`, `1h30m`, `72h`. */
+export const Duration = (fallback: string, options: LeafOptions) =>
+  Type.String({
+    pattern: durationPattern,
+    default: fallback,
+    expects: 'a duration such as 5s, 10m, 72h or 30d',
+    ...options,
+  });
+
+/** Milliseconds of a duration such as `5s` or `1h30m`; undefined where it is none. */
+export function durationMilliseconds(text: string): number | undefined {
+  if (!new RegExp(durationPattern).test(text)) return undefined;
+  let sum = 0;
+  for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g))
+    sum += Number(number) * units[unit as keyof typeof units];
+  return sum;
+}
+
+/** Milliseconds of a duration that the schema has already checked. */
+export function milliseconds(text: string): number {
+  const value = durationMilliseconds(text);
+  if (value === undefined) throw new RangeError(`"${text}" is no duration`);
+  return value;
+}
+
+/** The candidate that is most like the text, or undefined when none is like it at all. */
+export function nearest(text: string, candidates: readonly string[]): string | undefined {
+  if (candidates.length === 0) return undefined;
+  const found = closest(text, candidates);
+  return distance(text, found) <= Math.max(3, Math.ceil(text.length / 2)) ? found : undefined;
+}
+
+/** `Did you mean "..."?`, or the list of what there is. */
+export function suggestion(text: string, candidates: readonly string[]): string {
+  const found = nearest(text, candidates);
+  return found === undefined ? `There is: ${candidates.join(', ')}.` : `Did you mean "${found}"?`;
+}
+
+type Leaf = { path: readonly string[]; schema: TSchema & LeafSchema };
+type LeafSchema = Partial<LeafOptions> & { default?: unknown; type?: string };
+
+/**
+ * Reads the command line, the environment and the file.
+ * A flag comes before the environment, which comes before the file, which comes before the default.
+ * @throws SettingsError
+ */
+export function readSettings<S extends TObject>(
+  program: Program<S>,
+  argv: readonly string[],
+  environment: Readonly<Record<string, string | undefined>>,
+): Invocation<S> {
+  const leaves = leavesOf(program.settings);
+  const line = commandLine(program, leaves, argv);
+  if (line === undefined) return { help: help(program) };
+  if (line === 'version') return { help: `${program.name} ${program.version}` };
+
+  const settings: Record<string, unknown> = {};
+  for (const leaf of leaves) if (leaf.schema.default !== undefined) put(settings, leaf.path, leaf.schema.default);
+
+  const named = line.flags.get('config') ?? environment.FLEETREEL_CONFIG;
+  const file = named ?? (program.defaultFile && existsSync(program.defaultFile) ? program.defaultFile : undefined);
+  if (file !== undefined) fromFile(program.settings, leaves, file, settings);
+
+  for (const leaf of leaves) {
+    const variable = variableOf(leaf);
+    const text = environment[variable];
+    if (text !== undefined) put(settings, leaf.path, fromText(leaf, text, `the environment variable ${variable}`));
+    const flag = line.flags.get(flagOf(leaf));
+    if (flag !== undefined) put(settings, leaf.path, fromText(leaf, flag, `the flag --${flagOf(leaf)}`));
+  }
+  return { command: line.command, settings: freeze(settings) as Static<S>, switches: line.switches, file };
+}
+
+/** What `--help` prints. */
+export function help<S extends TObject>(program: Program<S>): string {
+  const rows = leavesOf(program.settings).map((leaf) => {
+    const { description = '', default: fallback } = leaf.schema;
+    return [`--${flagOf(leaf)} VALUE`, fallback === undefined ? description : `${description} [${show(fallback)}]`];
+  });
+  const switches = Object.entries(program.switches ?? {}).map(([name, text]) => [`--${name}`, text]);
+  const commands = Object.entries(program.commands);
+  return [
+    `${program.name} ${program.version}: ${program.summary}`,
+    '',
+    `Usage: ${program.name} COMMAND [FLAGS]`,
+    '',
+    'Commands:',
+    ...columns(commands),
+    '',
+    'Flags; each is also a key of the file and a variable of the environment (--nats-url: nats.url, FLEETREEL_NATS_URL):',
+    ...columns([
+      ...rows,
+      ...switches,
+      ['--config FILE', `YAML file of settings${program.defaultFile ? ` [${program.defaultFile}, if it exists]` : ''}`],
+      ['--help', 'This page'],
+      ['--version', 'The version'],
+    ]),
+  ].join('\n');
+}
+
+/** The reference page of a program's settings, in Markdown. */
+export function reference<S extends TObject>(program: Program<S>): string {
+  const cell = (text: string) => text.replaceAll('|', '\\|');
+  return [
+    `# Settings of ${program.name}`,
+    '',
+    `${program.summary}. A flag comes before the environment, which comes before the YAML file, which comes before the default.`,
+    '',
+    '| key | flag | environment | default | meaning |',
+    '| --- | --- | --- | --- | --- |',
+    ...leavesOf(program.settings).map((leaf) => {
+      const { description = '', default: fallback, examples } = leaf.schema;
+      const example = examples?.length ? ` For example \`${show(examples[0])}\`.` : '';
+      return `| \`${leaf.path.join('.')}\` | \`--${flagOf(leaf)}\` | \`${variableOf(leaf)}\` | ${
+        fallback === undefined ? '' : `\`${show(fallback)}\``
+      } | ${cell(description)}.${example} |`;
+    }),
+    '',
+    '| command | meaning |',
+    '| --- | --- |',
+    ...Object.entries(program.commands).map(([name, text]) => `| \`${program.name} ${name}\` | ${cell(text)}. |`),
+    '',
+  ].join('\n');
+}
+
+function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Leaf[], argv: readonly string[]) {
+  const names = [...leaves.map(flagOf), 'config'];
+  const switchNames = [...Object.keys(program.switches ?? {}), 'help', 'version'];
+  const options = Object.fromEntries([
+    ...names.map((name) => [name, { type: 'string' as const }]),
+    ...switchNames.map((name) => [name, { type: 'boolean' as const }]),
+  ]);
+  const { tokens } = parseArgs({ args: [...argv], options, strict: false, allowPositionals: true, tokens: true });
+  const flags = new Map<string, string>();
+  const switches = new Set<string>();
+  const words: string[] = [];
+  for (const token of tokens) {
+    if (token.kind === 'positional') words.push(token.value);
+    if (token.kind !== 'option') continue;
+    if (switchNames.includes(token.name)) switches.add(token.name);
+    else if (!names.includes(token.name))
+      throw new SettingsError(
+        `There is no flag ${token.rawName}. ${suggestion(
+          token.rawName,
+          [...names, ...switchNames].map((name) => `--${name}`),
+        )}`,
+      );
+    else if (token.value === undefined) throw new SettingsError(`The flag --${token.name} needs a value.`);
+    else flags.set(token.name, token.value);
+  }
+  if (switches.has('help') || (argv.length === 1 && argv[0] === '-h')) return undefined;
+  if (switches.has('version')) return 'version';
+  const known = Object.keys(program.commands);
+  const [command, extra] = words;
+  if (command === undefined)
+    throw new SettingsError(`${program.name} needs a command: ${known.join(', ')}. See ${program.name} --help.`);
+  if (!known.includes(command))
+    throw new SettingsError(`There is no command "${command}". ${suggestion(command, known)}`);
+  if (extra !== undefined) throw new SettingsError(`"${extra}" after the command ${command} means nothing here.`);
+  return { command, flags, switches };
+}
+
+function fromFile(schema: TObject, leaves: readonly Leaf[], file: string, settings: Record<string, unknown>): void {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    const why = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'it does not exist' : String(cause);
+    throw new SettingsError(`The settings file ${file} can't be read: ${why}.`, { cause });
+  }
+  const document = parseDocument(text, { prettyErrors: false });
+  const [broken] = document.errors;
+  if (broken) {
+    const before = text.slice(0, broken.pos[0]).split('\n');
+    throw new SettingsError(`The settings file ${file} is not YAML, line ${before.length}: ${broken.message}`);
+  }
+  const walk = (values: unknown, at: readonly string[], inside: TObject): void => {
+    if (values === null || values === undefined) return;
+    if (typeof values !== 'object' || Array.isArray(values))
+      throw new SettingsError(
+        `"${at.join('.') || 'the whole'}" in ${file} is ${show(values)}: it has to be a mapping of keys.`,
+      );
+    for (const [key, value] of Object.entries(values)) {
+      const path = [...at, key];
+      const child = Object.hasOwn(inside.properties, key) ? (inside.properties[key] as TSchema) : undefined;
+      if (child === undefined)
+        throw new SettingsError(`There is no setting "${path.join('.')}" (in ${file}). ${nearKey(path, leaves)}`);
+      const leaf = leaves.find((one) => one.path.join('.') === path.join('.'));
+      if (leaf) put(settings, path, checked(leaf, value, file));
+      else walk(value, path, child as TObject);
+    }
+  };
+  walk(document.toJS(), [], schema);
+}
+
+function nearKey(path: readonly string[], leaves: readonly Leaf[]): string {
+  return suggestion(
+    path.join('.'),
+    leaves.map((leaf) => leaf.path.join('.')),
+  );
+}
+
+function fromText(leaf: Leaf, text: string, where: string): unknown {
+  const { schema } = leaf;
+  if (Type.IsNumber(schema) || Type.IsInteger(schema))
+    return checked(leaf, text.trim() === '' ? text : Number(text), where, text);
+  if (Type.IsBoolean(schema)) return checked(leaf, { true: true, false: false }[text] ?? text, where, text);
+  const parts = text.split(',').flatMap((part) => part.trim() || []);
+  if (Type.IsArray(schema)) return checked(leaf, parts, where, text);
+  if (Type.IsRecord(schema))
+    return checked(leaf, Object.fromEntries(parts.map((part) => part.split(/=(.*)/s, 2))), where, text);
+  return checked(leaf, text, where);
+}
+
+function checked(leaf: Leaf, value: unknown, where: string, written: unknown = value): unknown {
+  if (Value.Check(leaf.schema, value)) return value;
+  const shown = leaf.schema.secret ? 'the value given' : show(written);
+  throw new SettingsError(`${leaf.path.join('.')}: ${shown} (in ${where}) is not ${expectation(leaf.schema)}.`);
+}
+
+function expectation(schema: TSchema & LeafSchema & { minimum?: number; maximum?: number }): string {
+  if (schema.expects) return schema.expects;
+  const constants = (schema as { anyOf?: { const?: unknown }[] }).anyOf?.map((one) => one.const);
+  if (constants) return `one of ${constants.join(', ')}`;
+  if (Type.IsArray(schema)) return 'a list of texts';
+  if (Type.IsRecord(schema)) return 'a mapping of texts to texts';
+  const { minimum, maximum } = schema;
+  const range =
+    minimum === undefined ? '' : maximum === undefined ? ` of ${minimum} or more` : ` from ${minimum} to ${maximum}`;
+  const kinds: Record<string, string> = {
+    integer: 'a whole number',
+    number: 'a number',
+    boolean: 'true or false',
+    string: 'a text',
+  };
+  return (kinds[schema.type ?? ''] ?? 'what it has to be') + range;
+}
+
+function leavesOf(schema: TObject, at: readonly string[] = []): Leaf[] {
+  return Object.entries(schema.properties).flatMap(([key, child]) => {
+    const path = [...at, key];
+    return Type.IsObject(child) ? leavesOf(child, path) : [{ path, schema: child as Leaf['schema'] }];
+  });
+}
+
+const flagOf = (leaf: Leaf): string => leaf.path.join('-').replaceAll('_', '-');
+const variableOf = (leaf: Leaf): string => `FLEETREEL_${leaf.path.join('_').toUpperCase()}`;
+const show = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value));
+
+function columns(rows: readonly (readonly string[])[]): string[] {
+  const width = Math.max(...rows.map(([first = '']) => first.length)) + 2;
+  return rows.map(([first = '', second = '']) => `  ${first.padEnd(width)}${second}`);
+}
+
+function put(target: Record<string, unknown>, path: readonly string[], value: unknown): void {
+  const [key = '', ...rest] = path;
+  if (rest.length === 0) target[key] = value;
+  else {
+    target[key] ??= {};
+    put(target[key] as Record<string, unknown>, rest, value);
+  }
+}
+
+function freeze(value: unknown): unknown {
+  if (typeof value === 'object' && value !== null) {
+    for (const child of Object.values(value)) freeze(child);
+    Object.freeze(value);
+  }
+  return value;
+}
