@@ -1,0 +1,47 @@
+import type { MakeSource } from '#source.ts';
+import { clock } from '#sources/clock.ts';
+import { cpu } from '#sources/cpu.ts';
+import { diskIo } from '#sources/disk_io.ts';
+import { filesystem } from '#sources/filesystem.ts';
+import { memory } from '#sources/memory.ts';
+import { netInterface } from '#sources/net_interface.ts';
+import { network } from '#sources/network.ts';
+import {
+  portableCpu,
+  portableDiskIo,
+  portableFilesystem,
+  portableMemory,
+  portableNetInterface,
+} from '#sources/portable.ts';
+import { pressure } from '#sources/pressure.ts';
+import { tcp } from '#sources/tcp.ts';
+import { tcpConnection } from '#sources/tcp_connection.ts';
+import { udp } from '#sources/udp.ts';
+
+/** The sources on Linux, in the order in which they are shown. */
+const linux: readonly MakeSource[] = [
+  cpu,
+  memory,
+  pressure,
+  diskIo,
+  filesystem,
+  netInterface,
+  tcp,
+  tcpConnection,
+  udp,
+  network,
+  clock,
+];
+
+/** The sources elsewhere. */
+const portable: readonly MakeSource[] = [
+  portableCpu,
+  portableMemory,
+  portableDiskIo,
+  portableFilesystem,
+  portableNetInterface,
+];
+
+/** What can be sampled on this platform. */
+export const sourcesFor = (platform: NodeJS.Platform): readonly MakeSource[] =>
+  platform === 'linux' ? linux : portable;
