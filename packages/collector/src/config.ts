@@ -1,0 +1,98 @@
+import { Duration, milliseconds, type Program, SettingsError } from '@fleetreel/proto/settings';
+import Type, { type Static } from 'typebox';
+import manifest from '../package.json' with { type: 'json' };
+
+const text = (fallback: string, description: string) => Type.String({ default: fallback, description });
+const secret = (fallback: string, description: string) => Type.String({ default: fallback, description, secret: true });
+const port = (fallback: number, description: string) =>
+  Type.Integer({ default: fallback, minimum: 0, maximum: 65_535, description });
+const wholeDays = 'a duration of whole days such as 30d';
+
+const settings = Type.Object({
+  nats: Type.Object({
+    url: text('nats://127.0.0.1:4222', 'Where the log is; several servers of one cluster are separated by commas'),
+  }),
+  questdb: Type.Object({
+    http_url: text('http://127.0.0.1:9000', 'Where rows are written and tables made'),
+    pg_host: text('127.0.0.1', 'Host of the PostgreSQL wire, where history is read'),
+    pg_port: port(8812, 'Port of the PostgreSQL wire'),
+    user: text('admin', 'User who writes rows and makes tables'),
+    password: secret('quest', 'Password of that user'),
+    read_user: text('user', 'User who reads history'),
+    read_password: secret('quest', 'Password of that user'),
+  }),
+  http: Type.Object({
+    host: text('127.0.0.1', 'Address of the HTTP face and the console; loopback only'),
+    port: port(7600, 'Port of the HTTP face; 0 takes a free one'),
+  }),
+  grpc: Type.Object({
+    host: text('127.0.0.1', 'Address of the gRPC face; loopback only'),
+    port: port(7601, 'Port of the gRPC face; 0 takes a free one'),
+  }),
+  store: Type.String({
+    default: 'main',
+    pattern: '^[a-z0-9][a-z0-9_-]{0,31}$',
+    expects: 'up to 32 lower-case letters, digits, "-" and "_"',
+    description: 'Name of the store: collectors with one name share its work, another name is a replica of its own',
+  }),
+  log: Type.Object({
+    age: Duration('72h', { description: 'How long the log keeps frames' }),
+    bytes: Type.Integer({
+      default: 10 * 1024 ** 3,
+      minimum: 16 * 1024 ** 2,
+      description: 'How much the log keeps, in bytes; the oldest go first',
+    }),
+  }),
+  retention: Type.Object({
+    raw: Type.String({
+      default: '30d',
+      pattern: '^[1-9]\\d{0,3}d$',
+      expects: wholeDays,
+      description: 'How long the store keeps rows at full resolution, in whole days',
+    }),
+  }),
+  console: Type.Optional(
+    Type.String({ description: 'Folder of the built console; absent: the one beside the program' }),
+  ),
+  logging: Type.Object({
+    level: Type.Union(
+      (['trace', 'debug', 'info', 'warn', 'error'] as const).map((level) => Type.Literal(level)),
+      { default: 'info', description: 'Least severe line that is logged' },
+    ),
+  }),
+});
+
+export type Settings = Readonly<Static<typeof settings>>;
+
+/** What the collector is called, can do and can be told. */
+export const program = {
+  name: 'fleetreel-collector',
+  version: manifest.version,
+  summary: 'Reads frames from the log, writes them to the store and serves them, live and historical',
+  commands: {
+    run: 'Collect and serve until it is stopped',
+    check: 'Say whether the settings are right and NATS and QuestDB can be reached',
+  },
+  settings,
+} satisfies Program<typeof settings>;
+
+/** Days that rows are kept at full resolution. */
+export const rawDays = ({ retention }: Settings): number => milliseconds(retention.raw) / 86_400_000;
+
+const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
+
+/**
+ * Refuses what the schema alone can't see.
+ * @throws SettingsError
+ */
+export function checkSettings(checked: Settings): void {
+  for (const face of ['http', 'grpc'] as const)
+    if (!loopback.test(checked[face].host))
+      throw new SettingsError(
+        `${face}.host: ${checked[face].host} is not a loopback address. There are no users yet, so whoever reaches it could read everything: use 127.0.0.1 and reach it through a tunnel or a proxy that asks for a password.`,
+      );
+  if (!URL.canParse(checked.questdb.http_url) || !/^https?:/.test(checked.questdb.http_url))
+    throw new SettingsError(
+      `questdb.http_url: ${checked.questdb.http_url} is no address: write it as http://127.0.0.1:9000.`,
+    );
+}

@@ -1,0 +1,58 @@
+// Every bound of the collector's data path, with its unit in its name and its reason beside it.
+import assert from 'node:assert';
+import { frameBytesMax } from '@fleetreel/proto';
+
+/** Messages pulled from the log at once: 15 us each in the client, and few enough to be held twice. */
+export const fetchMessagesMax = 1000;
+/** Longest wait for a pull to fill, milliseconds: under light load it is the pause between two writes. */
+export const fetchMilliseconds = 1000;
+/** Messages delivered and not yet acknowledged, over all collectors of a store: eight that hold two pulls each. */
+export const ackPendingMax = 16_000;
+/** After this a message that nobody acknowledged is delivered again, milliseconds. */
+export const ackWaitMilliseconds = 30_000;
+/** How often messages that wait for the store are reported as in progress, milliseconds: in time for two tries. */
+export const workingMilliseconds = 10_000;
+/** Longest wait for the log to confirm the last acknowledgement of a batch, milliseconds. */
+export const ackConfirmMilliseconds = 5000;
+
+/** Body of one write, bytes: several frames of the greatest size; beyond, the batch is written in parts. */
+export const requestBytesMax = 32 * 1024 * 1024;
+/** Longest wait for the store to answer a write, milliseconds; then the same rows are sent again. */
+export const requestMilliseconds = 30_000;
+/** Shortest and longest pause before something that failed is tried again, milliseconds. */
+export const retryMilliseconds = { min: 250, max: 10_000 } as const;
+
+/** How far a frame's time may be ahead of this clock, milliseconds: beyond, the host's clock is wrong. */
+export const futureMilliseconds = 10 * 60_000;
+/** Characters of a label; a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
+export const labelCharactersMax = 1024;
+/** Bytes of row beginnings kept for hosts that were seen before; when full it begins anew. */
+export const prefixCacheBytesMax = 64 * 1024 * 1024;
+
+/** How often rows are rolled up, milliseconds. */
+export const rollupMilliseconds = 60_000;
+/** How far back a starting collector rolls up again, milliseconds: what was left when the last one stopped. */
+export const rollupRecentMilliseconds = 2 * 3_600_000;
+/** Steps of one roll-up statement: an hour of minutes or two days of hours, so that none takes the store long. */
+export const rollupStepsMax = { '1m': 60, '1h': 48 } as const;
+/** Ranges that wait to be rolled up, per table; beyond, the nearest two become one. */
+export const rollupRangesMax = 64;
+
+/** How often the log's bounds are compared with what is stored, milliseconds. */
+export const watchMilliseconds = 10_000;
+/** Refusals that the registry keeps of a host: the newest of each machine. */
+export const refusalsMax = 10;
+/** Longest time to finish what is in flight when stopping, milliseconds. */
+export const stopMilliseconds = 10_000;
+/** Longest wait for an answer of NATS or QuestDB that isn't data, milliseconds. */
+export const answerMilliseconds = 5000;
+
+assert(
+  requestBytesMax > 8 * frameBytesMax,
+  'a frame of the greatest size fits into a request, whatever it becomes as rows',
+);
+assert(ackPendingMax >= 2 * fetchMessagesMax, 'one collector may hold a batch and fetch the next');
+assert(
+  2 * workingMilliseconds < ackWaitMilliseconds,
+  'messages that wait are reported before they are delivered again',
+);

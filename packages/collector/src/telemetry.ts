@@ -1,0 +1,168 @@
+// Every log line of the data path and its counter, declared once.
+import { type Logger, pino } from 'pino';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+export type { Logger } from 'pino';
+
+/** What the collector can't work without. */
+export type Dependency = 'nats' | 'questdb' | 'ingest';
+
+/** Why a message went to the dead letters. */
+export type DeadReason = 'undecodable' | 'unnamed' | 'future' | 'expired' | 'refused';
+
+const prefix = 'fleetreel_collector';
+
+/** Logger and metrics of one collector. */
+export class Telemetry {
+  readonly registry = new Registry();
+  readonly log: Logger;
+  /** What can't be used now, and why: one clause each. */
+  readonly #missing = new Map<Dependency, string>();
+
+  readonly #frames = this.#counter('frames_stored_total', 'Frames that the store has.');
+  readonly #rows = this.#counter('rows_stored_total', 'Rows that the store has.');
+  readonly #writtenBytes = this.#counter('store_request_bytes_total', 'Bytes sent to the store.');
+  readonly #writes = this.#counter('store_requests_total', 'Writes, by their result.', ['result']);
+  readonly #writeSeconds = new Histogram({
+    name: `${prefix}_store_request_duration_seconds`,
+    help: 'Time of a write until the store had it.',
+    buckets: [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10],
+    registers: [this.registry],
+  });
+  readonly #batchFrames = new Histogram({
+    name: `${prefix}_batch_frames`,
+    help: 'Frames written at once.',
+    buckets: [1, 3, 10, 30, 100, 300, 1000],
+    registers: [this.registry],
+  });
+  readonly #lag = this.#gauge('ingest_lag_seconds', 'Age of the oldest frame of the last batch when the store had it.');
+  readonly #pending = this.#gauge('log_pending_messages', 'Messages of the log that no collector has read yet.');
+  readonly #dead = this.#counter('dead_letters_total', 'Messages put aside because they could not be stored.', [
+    'reason',
+  ]);
+  readonly #unknown = this.#counter('unknown_fields_total', 'Fields of frames that this version does not know.');
+  readonly #shortened = this.#counter('labels_shortened_total', 'Labels cut because they were too long.');
+  readonly #overtaken = this.#counter(
+    'log_overtaken_messages_total',
+    'Messages that a bound of the log removed before they were stored.',
+  );
+  readonly #ingestErrors = this.#counter('ingest_errors_total', 'Failures to read from or acknowledge to the log.');
+  readonly #rolledUp = this.#counter('rollup_statements_total', 'Statements that filled roll-ups, by result.', [
+    'result',
+  ]);
+  readonly #rollupSeconds = this.#counter('rollup_duration_seconds_total', 'Time spent filling roll-ups.');
+  readonly #up = this.#gauge('dependency_up', '1 when it can be used, else 0.', ['dependency']);
+
+  constructor(level: string) {
+    this.log = pino({ name: 'fleetreel-collector', level });
+    collectDefaultMetrics({ register: this.registry });
+    for (const dependency of ['nats', 'questdb', 'ingest'] as const) {
+      this.#missing.set(dependency, 'not started yet');
+      this.#up.set({ dependency }, 0);
+    }
+  }
+
+  /** What is missing for work, and why; empty when the collector is ready. */
+  missing(): { dependency: Dependency; reason: string }[] {
+    return [...this.#missing].map(([dependency, reason]) => ({ dependency, reason }));
+  }
+
+  /** It can be used. Logged when that is a change. */
+  usable(dependency: Dependency): void {
+    if (!this.#missing.delete(dependency)) return;
+    this.#up.set({ dependency }, 1);
+    this.log.info({ dependency }, `${dependency} is ready`);
+  }
+
+  /** It can't be used; the reason is one clause. Logged when that is a change. */
+  unusable(dependency: Dependency, reason: string): void {
+    if (this.#missing.get(dependency) === reason) return;
+    this.#missing.set(dependency, reason);
+    this.#up.set({ dependency }, 0);
+    this.log.warn({ dependency, reason }, `${dependency} can't be used: ${reason}; it is tried until it can`);
+  }
+
+  configured(what: string, change: 'created' | 'updated'): void {
+    this.log.info({ what, change }, `${what} was ${change}`);
+  }
+
+  stored(frames: number, rows: number, bytes: number, seconds: number): void {
+    this.#frames.inc(frames);
+    this.#rows.inc(rows);
+    this.#writtenBytes.inc(bytes);
+    this.#writes.inc({ result: 'stored' });
+    this.#writeSeconds.observe(seconds);
+    this.#batchFrames.observe(frames);
+    this.log.debug({ frames, rows, bytes, seconds }, 'stored');
+  }
+
+  /** Seconds between the oldest frame's time and now. */
+  lag(seconds: number): void {
+    this.#lag.set(seconds);
+  }
+
+  storeRefused(reason: string): void {
+    this.#writes.inc({ result: 'refused' });
+    this.log.warn({ reason }, 'the store refused a write; the rows at fault are looked for');
+  }
+
+  storeFailed(reason: string): void {
+    this.#writes.inc({ result: 'failed' });
+    this.unusable('questdb', reason);
+  }
+
+  deadLetter(reason: DeadReason, subject: string, detail: string): void {
+    this.#dead.inc({ reason });
+    this.log.error({ reason, subject, detail }, 'a message was put aside');
+  }
+
+  unknownFields(count: number): void {
+    this.#unknown.inc(count);
+  }
+
+  labelShortened(): void {
+    this.#shortened.inc();
+  }
+
+  overtaken(messages: number): void {
+    this.#overtaken.inc(messages);
+    this.log.error({ messages }, 'a bound of the log removed messages before they were stored: make it larger');
+  }
+
+  pending(messages: number): void {
+    this.#pending.set(messages);
+  }
+
+  ingestFailed(cause: unknown): void {
+    this.#ingestErrors.inc();
+    this.unusable('ingest', sentence(cause));
+  }
+
+  rolledUp(statements: number, seconds: number): void {
+    this.#rolledUp.inc({ result: 'done' }, statements);
+    this.#rollupSeconds.inc(seconds);
+    this.log.debug({ statements, seconds }, 'rolled up');
+  }
+
+  rollupFailed(table: string, cause: unknown): void {
+    this.#rolledUp.inc({ result: 'failed' });
+    this.log.warn({ table, reason: sentence(cause) }, 'a roll-up failed; it is tried again');
+  }
+
+  #counter(name: string, help: string, labelNames: string[] = []): Counter {
+    return new Counter({ name: `${prefix}_${name}`, help, labelNames, registers: [this.registry] });
+  }
+
+  #gauge(name: string, help: string, labelNames: string[] = []): Gauge {
+    return new Gauge({ name: `${prefix}_${name}`, help, labelNames, registers: [this.registry] });
+  }
+}
+
+/** What a thrown value says, the innermost reason of a failed connection included. */
+export function sentence(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  const inner = cause instanceof AggregateError ? cause.errors[0] : cause.cause;
+  const own = cause.message || (cause as NodeJS.ErrnoException).code || cause.name;
+  const deeper = inner instanceof Error ? sentence(inner) : '';
+  return deeper === '' || own.includes(deeper) ? own : `${own}: ${deeper}`;
+}
