@@ -1,0 +1,234 @@
+// uPlot behind four verbs: create, resize (by itself), update, destroy. It knows nothing of Svelte.
+import uPlot from 'uplot';
+import {
+  byteIncrements,
+  increments,
+  type Palette,
+  shade,
+  stack,
+  timeLabels,
+  valueRange,
+  zoneDate,
+} from '#lib/chart/scale.ts';
+import { formatAxis, type Zone } from '#lib/format.ts';
+
+/** What does not change while a plot lives: with another shape another plot is made. */
+export type PlotShape = {
+  /** One entry per series: its colour's index; heat maps take none. */
+  colors: readonly number[];
+  labels: readonly string[];
+  unit: string;
+  /** Drawn one upon the other. */
+  stacked: boolean;
+  /** One row of shades per series instead of lines. */
+  heat: boolean;
+  /** The top of the axis when the values have a natural most, such as 100 percent. */
+  most: number | null;
+  zone: Zone;
+  height: number;
+  palette: Palette;
+};
+
+export type PlotData = {
+  /** Milliseconds since 1970. */
+  times: readonly number[];
+  columns: readonly (readonly (number | null)[])[];
+  from: number;
+  to: number;
+};
+
+export type PlotEvents = {
+  /** The reader points at this row, or at none. */
+  cursor: (index: number | null) => void;
+  zoom: (from: number, to: number) => void;
+  zoomOut: () => void;
+};
+
+/** All charts of a page share one cursor. */
+const syncKey = 'fleetreel';
+/** A drag shorter than this is a click, pixels. */
+const dragShortest = 6;
+const axisFont = '11px system-ui, sans-serif';
+const axisWidth = 68;
+
+export class Plot {
+  readonly #plot: uPlot;
+  readonly #observer: ResizeObserver;
+  readonly #shape: PlotShape;
+
+  constructor(element: HTMLElement, shape: PlotShape, events: PlotEvents) {
+    this.#shape = shape;
+    const width = Math.max(1, element.clientWidth);
+    const empty = [[], ...shape.labels.map(() => [])] as unknown as uPlot.AlignedData;
+    this.#plot = new uPlot({ ...options(shape, events), width, height: shape.height }, empty, element);
+    this.#plot.over.addEventListener('dblclick', events.zoomOut);
+    this.#observer = new ResizeObserver(() => {
+      const next = element.clientWidth;
+      if (next > 0 && next !== this.#plot.width) this.#plot.setSize({ width: next, height: shape.height });
+    });
+    this.#observer.observe(element);
+  }
+
+  /** Draws these columns within this range of time. */
+  update({ times, columns, from, to }: PlotData): void {
+    const { stacked } = this.#shape;
+    const drawn = stacked ? stack(columns, times.length).reverse() : columns;
+    this.#plot.batch(() => {
+      this.#plot.setData([times, ...drawn] as unknown as uPlot.AlignedData, false);
+      this.#plot.setScale('x', { min: from, max: to });
+    });
+  }
+
+  /** Brings one series to the front; null all. */
+  highlight(index: number | null): void {
+    const { stacked, labels } = this.#shape;
+    const position = index === null ? null : stacked ? labels.length - index : index + 1;
+    this.#plot.setSeries(position, { focus: index !== null });
+  }
+
+  destroy(): void {
+    this.#observer.disconnect();
+    this.#plot.destroy();
+  }
+}
+
+function options(shape: PlotShape, events: PlotEvents): Omit<uPlot.Options, 'width' | 'height'> {
+  const { unit, heat, most, zone, palette, stacked } = shape;
+  const grid: uPlot.Axis.Grid = { stroke: palette.grid, width: 1 };
+  return {
+    ms: 1,
+    tzDate: zoneDate(zone),
+    legend: { show: false },
+    padding: [8, 12, 0, 0],
+    focus: { alpha: 0.25 },
+    cursor: {
+      y: false,
+      points: { show: !heat && !stacked, size: 6 },
+      drag: { x: true, y: false, setScale: false, dist: dragShortest },
+      // Only where the reader points is shared: a drag belongs to the chart it is made in.
+      sync: {
+        key: syncKey,
+        scales: ['x', null],
+        setSeries: false,
+        filters: { pub: (type) => type === 'mousemove' || type === 'mouseleave' },
+      },
+      focus: { prox: -1 },
+    },
+    scales: {
+      x: { time: true },
+      y: heat
+        ? { range: () => [0, Math.max(1, shape.labels.length)] }
+        : { range: (_, low, high) => valueRange(low, high, most) },
+    },
+    axes: [
+      {
+        stroke: palette.text,
+        font: axisFont,
+        size: 34,
+        gap: 4,
+        space: 64,
+        grid,
+        ticks: { stroke: palette.grid, width: 1, size: 4 },
+        values: (_, ticks, __, ___, step) => timeLabels(ticks, step, zone),
+      },
+      {
+        stroke: palette.text,
+        font: axisFont,
+        size: axisWidth,
+        gap: 6,
+        space: heat ? 14 : 30,
+        grid: heat ? { show: false } : grid,
+        ticks: { show: false },
+        incrs: heat ? [1, 2, 4, 8, 16, 32, 64, 128, 256] : unit.startsWith('bytes') ? byteIncrements : increments,
+        values: (_, ticks) =>
+          heat ? ticks.map((tick) => shape.labels[shape.labels.length - tick] ?? '') : formatAxis(ticks, unit),
+      },
+    ],
+    series: [{}, ...seriesOptions(shape)],
+    hooks: {
+      setCursor: [({ cursor }) => events.cursor(cursor.idx ?? null)],
+      setSelect: [
+        (plot) => {
+          const { left, width } = plot.select;
+          if (width < dragShortest) return;
+          plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+          events.zoom(plot.posToVal(left, 'x'), plot.posToVal(left + width, 'x'));
+        },
+      ],
+      draw: heat ? [(plot) => drawHeat(plot, shape)] : [],
+    },
+  };
+}
+
+function seriesOptions({ colors, labels, stacked, heat, palette }: PlotShape): uPlot.Series[] {
+  const made = labels.map((label, index): uPlot.Series => {
+    const stroke = palette.series[colors[index] as number] as string;
+    if (heat) return { label, paths: () => null, points: { show: false } };
+    return {
+      label,
+      stroke,
+      width: stacked ? 1 : 1.5,
+      spanGaps: false,
+      // The area of a stack is opaque: what lies behind is the next series.
+      ...(stacked
+        ? { fill: mix(stroke, palette.panel, 0.62) }
+        : labels.length === 1
+          ? { fill: fade(stroke, 0.12) }
+          : {}),
+      points: { show: lonely, size: 4 },
+    };
+  });
+  return stacked ? made.reverse() : made;
+}
+
+/** Points are drawn only where a value has no neighbours: a line could not show it. */
+function lonely(plot: uPlot, seriesIndex: number, from: number, to: number): boolean | undefined {
+  const column = plot.data[seriesIndex];
+  if (!column) return false;
+  let count = 0;
+  for (let index = from; index <= to; index++)
+    if (column[index] != null && column[index - 1] == null && column[index + 1] == null) count++;
+  return count > 0 && count <= 200 && count * 3 > to - from ? true : undefined;
+}
+
+function drawHeat(plot: uPlot, { labels, most, palette }: PlotShape): void {
+  const { ctx, bbox, data } = plot;
+  const times = data[0];
+  if (!times || times.length === 0) return;
+  const row = bbox.height / labels.length;
+  const gap = row > 6 * uPlot.pxRatio ? uPlot.pxRatio : 0;
+  const step = times.length > 1 ? smallestStep(times) : 5000;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  for (let index = 0; index < times.length; index++) {
+    const left = Math.floor(plot.valToPos(times[index] as number, 'x', true));
+    const right = Math.ceil(plot.valToPos((times[index] as number) + step, 'x', true));
+    for (let line = 0; line < labels.length; line++) {
+      const value = data[line + 1]?.[index];
+      if (value == null) continue;
+      ctx.fillStyle = shade(value, most ?? 100, palette.heat);
+      ctx.fillRect(left, bbox.top + line * row, Math.max(1, right - left), row - gap);
+    }
+  }
+  ctx.restore();
+}
+
+function smallestStep(times: ArrayLike<number>): number {
+  let step = Number.POSITIVE_INFINITY;
+  for (let index = 1; index < times.length; index++)
+    step = Math.min(step, (times[index] as number) - (times[index - 1] as number));
+  return step;
+}
+
+const channels = (color: string): number[] => (color.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number);
+
+const fade = (color: string, alpha: number): string => `rgb(${channels(color).join(' ')} / ${alpha})`;
+
+const mix = (color: string, behind: string, share: number): string => {
+  const other = channels(behind);
+  return `rgb(${channels(color)
+    .map((channel, index) => Math.round(channel * share + (other[index] ?? 0) * (1 - share)))
+    .join(' ')})`;
+};

@@ -1,0 +1,112 @@
+// What a chart's axes and colours are made of.
+import uPlot from 'uplot';
+import { formatTime, type Zone } from '#lib/format.ts';
+
+/** How many colours the tokens `--series-1` ... have. */
+export const colorCount = 10;
+
+/** Steps of an axis of bytes: powers of two, so that its labels are round. */
+export const byteIncrements: number[] = Array.from({ length: 60 }, (_, power) => 2 ** (power - 4));
+
+/** Steps of any other axis: 1, 2 and 5 times powers of ten. */
+export const increments: number[] = Array.from({ length: 27 }, (_, power) =>
+  [1, 2, 5].map((n) => n * 10 ** (power - 9)),
+)
+  .flat()
+  // 1e-9 * 5 and the like are not exact: as written is.
+  .map((n) => Number(n.toPrecision(1)));
+
+const second = 1000;
+const minute = 60 * second;
+const hour = 60 * minute;
+const day = 24 * hour;
+
+/** Labels of a time axis: the time, and the day where it begins or where the axis does. */
+export function timeLabels(ticks: readonly number[], step: number, zone: Zone): string[] {
+  let shown = '';
+  return ticks.map((tick) => {
+    const date = formatTime(tick, 'day', zone);
+    if (step >= day) return date;
+    const time = formatTime(tick, step >= minute ? 'minute' : 'time', zone);
+    const first = shown === '';
+    const changed = date !== shown;
+    shown = date;
+    return changed && (!first || step >= hour) ? `${time}\n${date}` : time;
+  });
+}
+
+/** The range of a value axis: from 0 (or below, when there are such values) to the largest value and some room. */
+export function valueRange(low: number | null, high: number | null, most: number | null): [number, number] {
+  const bottom = Math.min(0, low ?? 0);
+  if (most !== null) return [bottom, Math.max(most, high ?? 0)];
+  const top = high ?? 0;
+  if (top <= 0 && bottom === 0) return [0, 1];
+  const room = (top - bottom) * 0.08;
+  return [bottom === 0 ? 0 : bottom - room, top + room];
+}
+
+/** The sums from the first series up; null where all are. The topmost comes last. */
+export function stack(columns: readonly (readonly (number | null)[])[], length: number): (number | null)[][] {
+  const sums = new Float64Array(length);
+  return columns.map((column) => {
+    const sum: (number | null)[] = new Array(length);
+    for (let index = 0; index < length; index++) {
+      const value = column[index] ?? null;
+      if (value !== null) sums[index] = (sums[index] as number) + value;
+      sum[index] = value === null ? null : (sums[index] as number);
+    }
+    return sum;
+  });
+}
+
+/** The colours of the theme in force, resolved, as a canvas needs them. */
+export type Palette = { series: string[]; text: string; grid: string; panel: string; heat: string[] };
+
+/** Reads the tokens where this element is. */
+export function readPalette(element: HTMLElement): Palette {
+  const probe = document.createElement('i');
+  element.append(probe);
+  const resolve = (token: string): string => {
+    probe.style.color = `var(${token})`;
+    return getComputedStyle(probe).color;
+  };
+  const palette = {
+    series: Array.from({ length: colorCount }, (_, index) => resolve(`--series-${index + 1}`)),
+    text: resolve('--muted'),
+    grid: resolve('--grid'),
+    panel: resolve('--panel'),
+    heat: heatScale(['--heat-0', '--heat-1', '--heat-2', '--heat-3'].map(resolve)),
+  };
+  probe.remove();
+  return palette;
+}
+
+/** How many shades a heat map has. */
+const shades = 64;
+
+function heatScale(stops: readonly string[]): string[] {
+  const colors = stops.map((stop) => (stop.match(/[\d.]+/g) ?? ['0', '0', '0']).slice(0, 3).map(Number));
+  return Array.from({ length: shades }, (_, index) => {
+    const place = (index / (shades - 1)) * (colors.length - 1);
+    const left = Math.min(colors.length - 2, Math.floor(place));
+    const share = place - left;
+    const mixed = [0, 1, 2].map((channel) => {
+      const a = colors[left]?.[channel] ?? 0;
+      const b = colors[left + 1]?.[channel] ?? 0;
+      return Math.round(a + (b - a) * share);
+    });
+    return `rgb(${mixed.join(' ')})`;
+  });
+}
+
+/** The shade of a value between 0 and `most`. */
+export function shade(value: number, most: number, heat: readonly string[]): string {
+  const index = Math.round((Math.min(most, Math.max(0, value)) / most) * (heat.length - 1));
+  return heat[index] as string;
+}
+
+/** Shows times in the reader's clock or in UTC on uPlot's axis. */
+export const zoneDate =
+  (zone: Zone) =>
+  (milliseconds: number): Date =>
+    zone === 'utc' ? uPlot.tzDate(new Date(milliseconds), 'Etc/UTC') : new Date(milliseconds);

@@ -1,0 +1,71 @@
+// From a table's columns to the lines of one chart.
+import type { Table } from '#lib/api.ts';
+import { type Line, linesMost } from '#lib/chart/Chart.svelte';
+import { colorCount } from '#lib/chart/scale.ts';
+import { words } from '#lib/format.ts';
+import type { Entity } from '#lib/history.svelte.ts';
+import type { ChartPlan } from './sections.ts';
+
+export type Lines = { lines: Line[]; heat: boolean; note: string };
+
+/** More rows than this are too thin to be seen in a heat map. */
+const heatRowsMost = 128;
+
+/** The lines of a chart: one per entity and field, at most as many as can be told apart, those with the largest means. */
+export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity[], only: readonly string[]): Lines {
+  const shown = entities.filter(
+    ({ name, labels }) =>
+      !plan.without?.includes(name) &&
+      (plan.labels !== undefined || only.length === 0 || only.includes(name)) &&
+      Object.entries(plan.labels ?? {}).every(([label, values]) => values.includes(labels[label] ?? '')),
+  );
+  const fields = plan.fields.map((name) => ({ name, label: words(name, unitOf(table, name)) }));
+  const all = shown.flatMap(({ name, columns }, index) =>
+    fields.flatMap((field, fieldIndex) => {
+      const values = columns[field.name];
+      if (!values) return [];
+      // A field without any value on this machine is no line.
+      if (fields.length > 1 && values.every((value) => value === null)) return [];
+      const label = name === '' || plan.labels ? field.label : fields.length === 1 ? name : `${name} ${field.label}`;
+      const place = shown.length > 1 ? index * fields.length + fieldIndex : fieldIndex;
+      return [{ key: `${name}|${field.name}`, label, values, color: place % colorCount }];
+    }),
+  );
+  const heat = plan.heat === true && all.length > linesMost - 2;
+  const most = heat ? heatRowsMost : linesMost;
+  if (all.length <= most) return { lines: all, heat, note: '' };
+  const means = new Map(all.map((line) => [line.key, mean(line.values)]));
+  const kept = new Set(
+    [...all]
+      .sort((a, b) => (means.get(b.key) ?? 0) - (means.get(a.key) ?? 0))
+      .slice(0, most)
+      .map(({ key }) => key),
+  );
+  return {
+    lines: all.filter(({ key }) => kept.has(key)).map((line, index) => ({ ...line, color: index % colorCount })),
+    heat,
+    note: `${most} of ${all.length} shown: those with the largest mean.`,
+  };
+}
+
+export const unitOf = (table: Table, name: string): string =>
+  table.fields.find((field) => field.name === name)?.unit ?? '';
+
+/** The help of a chart: what its fields mean. */
+export const helpOf = (table: Table, { fields }: ChartPlan): string =>
+  fields
+    .map(
+      (name) => `${words(name, unitOf(table, name))}: ${table.fields.find((field) => field.name === name)?.help ?? ''}`,
+    )
+    .join('\n');
+
+function mean(values: readonly (number | null)[]): number {
+  let sum = 0;
+  let count = 0;
+  for (const value of values) {
+    if (value === null) continue;
+    sum += value;
+    count++;
+  }
+  return count > 0 ? sum / count : Number.NEGATIVE_INFINITY;
+}
