@@ -29,7 +29,8 @@ function metrics(): string {
   ];
   for (const { name, help, labels, fields } of catalog) {
     lines.push('', `## ${name}`, '', help, '', '| column | kind | meaning |', '| --- | --- | --- |');
-    for (const label of labels) lines.push(`| \`${label.name}\` | ${label.key ? 'key' : 'label'} | ${cell(label.help)} |`);
+    for (const label of labels)
+      lines.push(`| \`${label.name}\` | ${label.key ? 'key' : 'label'} | ${cell(label.help)} |`);
     for (const field of fields) lines.push(`| \`${field.name}\` | ${field.unit} | ${cell(field.help)} |`);
   }
   return `${lines.join('\n')}\n`;

@@ -1,0 +1,102 @@
+// Finding programs on this machine, and the folder where fetched ones are kept.
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { accessSync, constants, createReadStream, statSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { promisify } from 'node:util';
+
+/** What is looked at on this machine; a test gives its own. */
+export type Machine = {
+  env: Readonly<Record<string, string | undefined>>;
+  home: string;
+  /** Says something to the user, in one line. */
+  report(line: string): void;
+};
+
+export const thisMachine = (report: Machine['report'] = () => {}): Machine => ({
+  env: process.env,
+  home: homedir(),
+  report,
+});
+
+/** Something needed is not on this machine and can't be got. The message is for the user: what was tried, what helps. */
+export class Missing extends Error {
+  override name = 'Missing';
+  /** The command that would bring it, where there is one. */
+  readonly remedy: readonly string[] | undefined;
+
+  constructor(message: string, remedy?: readonly string[]) {
+    super(message);
+    this.remedy = remedy;
+  }
+}
+
+/** Where fetched servers are kept, for all checkouts of this user. */
+export const cacheFolder = ({ env, home }: Machine): string =>
+  join(env.XDG_CACHE_HOME || join(home, '.cache'), 'fleetreel');
+
+/** The first executable of this name on PATH or in one of the other folders. */
+export function findProgram(name: string, machine: Machine, otherFolders: readonly string[] = []): string | undefined {
+  const folders = [...(machine.env.PATH ?? '').split(delimiter).filter(Boolean), ...otherFolders];
+  return folders.map((folder) => join(folder, process.platform === 'win32' ? `${name}.exe` : name)).find(isExecutable);
+}
+
+export function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** The first version number that a program prints, as numbers; undefined when it prints none or can't be run. */
+export async function versionOf(path: string, argument: string): Promise<readonly number[] | undefined> {
+  try {
+    const { stdout, stderr } = await promisify(execFile)(path, [argument], { timeout: 20_000 });
+    const found = /(\d+)(?:\.(\d+))?(?:\.(\d+))?/.exec(stdout + stderr);
+    return found?.slice(1).map((part) => Number(part ?? 0));
+  } catch {
+    return undefined;
+  }
+}
+
+export function isAtLeast(version: readonly number[], oldest: readonly number[]): boolean {
+  for (const [index, part] of oldest.entries()) {
+    const own = version[index] ?? 0;
+    if (own !== part) return own > part;
+  }
+  return true;
+}
+
+/** Runs a long step, saying now and then that it still runs. @throws Error with the last lines it wrote. */
+export async function longStep(
+  what: string,
+  [command, ...args]: readonly [string, ...string[]],
+  machine: Machine,
+  env: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const begun = performance.now();
+  const seconds = () => Math.round((performance.now() - begun) / 1000);
+  machine.report(`${what} ...`);
+  const timer = setInterval(() => machine.report(`${what} ... ${seconds()} s`), 10_000);
+  try {
+    await promisify(execFile)(command, args, { env: { ...machine.env, ...env }, maxBuffer: 64 * 1024 * 1024 });
+    machine.report(`${what}: done in ${seconds()} s`);
+  } catch (cause) {
+    const { stdout = '', stderr = '', message } = cause as { stdout?: string; stderr?: string; message: string };
+    const last = `${stdout}\n${stderr}`.trim().split('\n').slice(-5).join('\n') || message;
+    throw new Error(`${what} failed:\n${last}`, { cause });
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** SHA-256 of a file, in hexadecimal. */
+export async function sha256(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path), hash);
+  return hash.digest('hex');
+}

@@ -1,0 +1,100 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Child } from '@fleetreel/deploy/local/child';
+import { thisMachine } from '@fleetreel/deploy/local/obtain';
+import { freePort } from '@fleetreel/deploy/local/port';
+import { findQuestdb, type QuestdbOptions, query, questdbService } from '@fleetreel/deploy/local/questdb';
+
+/** A QuestDB on loopback with passwords of its own. Its folder is removed with it unless it was given. */
+export class Questdb implements AsyncDisposable {
+  readonly httpUrl: string;
+  readonly pgHost = '127.0.0.1';
+  readonly pgPort: number;
+  readonly user: string;
+  readonly password: string;
+  readonly readUser: string;
+  readonly readPassword: string;
+  readonly data: string;
+  readonly #service: ReturnType<typeof questdbService>;
+  readonly #temporary: boolean;
+  #child: Child | undefined;
+
+  constructor(options: QuestdbOptions, temporary: boolean) {
+    this.httpUrl = `http://127.0.0.1:${options.httpPort}`;
+    this.pgPort = options.pgPort;
+    this.user = options.user;
+    this.password = options.password;
+    this.readUser = options.readUser;
+    this.readPassword = options.readPassword;
+    this.data = options.data;
+    this.#service = questdbService(options);
+    this.#temporary = temporary;
+  }
+
+  get pid(): number {
+    if (!this.#child || this.#child.ended) throw new Error('This QuestDB does not run.');
+    return this.#child.pid;
+  }
+
+  /** Runs one statement as the writing user. */
+  async query(sql: string): Promise<{ columns: string[]; rows: unknown[][] }> {
+    return await query(this, sql);
+  }
+
+  /** Starts it again on the same ports and data; stops it before when it runs. */
+  async restart(): Promise<void> {
+    await this.stop();
+    this.#child = await Child.start(this.#service);
+    await this.#child.untilReady(this.#service.ready, 60_000);
+  }
+
+  /** Ends it as a crash would. */
+  async kill(): Promise<void> {
+    await this.#child?.kill();
+  }
+
+  async stop(): Promise<void> {
+    await this.#child?.stop(10_000);
+  }
+
+  /** Stops it from answering while its connections stay open. */
+  freeze(): void {
+    this.#child?.signal('SIGSTOP');
+  }
+
+  thaw(): void {
+    this.#child?.signal('SIGCONT');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Nothing of it is needed any more when its folder goes.
+    if (this.#temporary) await this.kill();
+    else await this.stop();
+    if (this.#temporary) rmSync(this.data, { recursive: true, force: true });
+  }
+}
+
+export async function startQuestdb({ data }: { data?: string } = {}): Promise<Questdb> {
+  const program = await findQuestdb(thisMachine());
+  const password = () => randomBytes(12).toString('hex');
+  const options: QuestdbOptions = {
+    program,
+    httpPort: await freePort(),
+    pgPort: await freePort(),
+    data: data ?? mkdtempSync(join(tmpdir(), 'fleetreel-questdb-')),
+    user: 'fleetreel',
+    password: password(),
+    readUser: 'reader',
+    readPassword: password(),
+  };
+  const server = new Questdb(options, data === undefined);
+  try {
+    await server.restart();
+  } catch (error) {
+    await server[Symbol.asyncDispose]();
+    throw error;
+  }
+  return server;
+}
