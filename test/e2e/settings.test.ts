@@ -1,0 +1,215 @@
+// Whoever writes a setting wrong reads one sentence that says what, where and what to do, and never a stack trace.
+
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type NatsServer, startNats } from '../servers/nats.ts';
+import { freePort } from '../servers/program.ts';
+import { programs, runToEnd } from '../stack.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'fleetreel-settings-'));
+const file = (name: string, text: string): string => {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+};
+/** A folder that nobody can make, root neither: its parent is a file. */
+const unwritable = join(file('file', ''), 'folder');
+
+let nats: NatsServer;
+let nobody: string;
+let taken: Server;
+let takenPort: string;
+
+beforeAll(async () => {
+  nats = await startNats();
+  nobody = `127.0.0.1:${await freePort()}`;
+  taken = createServer();
+  taken.listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  takenPort = String((taken.address() as { port: number }).port);
+});
+
+afterAll(async () => {
+  taken?.close();
+  await nats?.[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+type Case = {
+  what: string;
+  /** Made when the test runs: servers have their addresses by then. */
+  args: () => string[];
+  environment?: Record<string, string>;
+  says: () => RegExp;
+};
+
+const agent: Case[] = [
+  {
+    what: 'no command',
+    args: () => [],
+    says: () => /needs a command: run, /,
+  },
+  {
+    what: 'an unknown command',
+    args: () => ['rnu'],
+    says: () => /no command "rnu".*Did you mean "run"/,
+  },
+  {
+    what: 'an unknown flag',
+    args: () => ['run', '--intervall', '5s'],
+    says: () => /no flag --intervall.*Did you mean "--interval"/,
+  },
+  {
+    what: 'an unknown key in the file',
+    args: () => ['run', '--config', file('key.yaml', 'nats:\n  ulr: nats://127.0.0.1:4222\n')],
+    says: () => /no setting "nats\.ulr" \(in .*key\.yaml\).*Did you mean "nats\.url"/,
+  },
+  {
+    what: 'a wrong type in the file',
+    args: () => ['run', '--config', file('type.yaml', 'interval: [5]\n')],
+    says: () => /interval: \[5\] \(in .*type\.yaml\) is not a duration/,
+  },
+  {
+    what: 'a file that is not YAML',
+    args: () => ['run', '--config', file('broken.yaml', 'host: a\nnats: {url\n')],
+    says: () => /broken\.yaml is not YAML, line \d/,
+  },
+  {
+    what: 'a file that is not there',
+    args: () => ['run', '--config', join(folder, 'absent.yaml')],
+    says: () => /absent\.yaml can't be read: it does not exist/,
+  },
+  {
+    what: 'a wrong type in the environment',
+    args: () => ['run'],
+    environment: { FLEETREEL_INTERVAL: 'often' },
+    says: () => /interval: often \(in the environment variable FLEETREEL_INTERVAL\) is not a duration/,
+  },
+  {
+    what: 'an interval that is too short',
+    args: () => ['run', '--interval', '100ms'],
+    says: () => /interval.*100ms.*1s.*300s/,
+  },
+  {
+    what: 'a host that can not be a name',
+    args: () => ['run', '--host', 'a b'],
+    says: () => /host.*"?a b"?.*letters/,
+  },
+  {
+    what: 'a source that does not exist',
+    args: () => ['run', '--sources-disable', 'memroy'],
+    says: () => /sources\.disable.*memroy.*memory/,
+  },
+  {
+    what: 'a folder that can not be written',
+    args: () => ['run', '--nats-url', nats.url, '--data', unwritable],
+    says: () => new RegExp(`data.*${unwritable}`),
+  },
+  {
+    what: 'a server that does not answer, asked by check',
+    args: () => ['check', '--nats-url', `nats://${nobody}`],
+    says: () => new RegExp(`nats.*${nobody}`, 'i'),
+  },
+];
+
+const collector: Case[] = [
+  {
+    what: 'an unknown key in the file',
+    args: () => ['run', '--config', file('collector.yaml', 'questdb:\n  pg_prot: 8812\n')],
+    says: () => /no setting "questdb\.pg_prot".*Did you mean "questdb\.pg_port"/,
+  },
+  {
+    what: 'a wrong type',
+    args: () => ['run', '--http-port', 'many'],
+    says: () => /http\.port: many \(in the flag --http-port\) is not a whole number/,
+  },
+  {
+    what: 'a number out of range in the environment',
+    args: () => ['run'],
+    environment: { FLEETREEL_GRPC_PORT: '70000' },
+    says: () => /grpc\.port: 70000 .*FLEETREEL_GRPC_PORT.* is not a whole number from 0 to 65535/,
+  },
+  {
+    what: 'HTTP on an address that is not loopback',
+    args: () => ['run', '--http-host', '0.0.0.0'],
+    says: () => /http\.host: 0\.0\.0\.0 is not a loopback address/,
+  },
+  {
+    what: 'gRPC on an address that is not loopback',
+    args: () => ['check', '--grpc-host', '::'],
+    says: () => /grpc\.host: :: is not a loopback address/,
+  },
+  {
+    what: 'an HTTP port in use',
+    args: () => ['run', '--nats-url', nats.url, '--http-port', takenPort, '--grpc-port', '0'],
+    says: () => new RegExp(`http.*${takenPort}.*(in use|taken)`, 'i'),
+  },
+  {
+    what: 'a gRPC port in use',
+    args: () => ['run', '--nats-url', nats.url, '--http-port', '0', '--grpc-port', takenPort],
+    says: () => new RegExp(`grpc.*${takenPort}.*(in use|taken)`, 'i'),
+  },
+  {
+    what: 'a folder of the console that is none',
+    args: () => ['run', '--nats-url', nats.url, '--http-port', '0', '--grpc-port', '0', '--console', unwritable],
+    says: () => new RegExp(`console.*${unwritable}`),
+  },
+  {
+    what: 'NATS that does not answer, asked by check',
+    args: () => ['check', '--nats-url', `nats://${nobody}`],
+    says: () => new RegExp(`nats.*${nobody}`, 'i'),
+  },
+  {
+    what: 'QuestDB that does not answer, asked by check',
+    args: () => ['check', '--nats-url', nats.url, '--questdb-http-url', `http://${nobody}`],
+    says: () => new RegExp(`questdb.*${nobody}`, 'i'),
+  },
+];
+
+const cli: Case[] = [
+  {
+    what: 'an unknown command',
+    args: () => ['hots'],
+    says: () => /no command "?hots"?.*hosts/,
+  },
+  {
+    what: 'an unknown flag',
+    args: () => ['hosts', '--jsno'],
+    says: () => /no flag "?--jsno"?.*--json/,
+  },
+  {
+    what: 'a collector that does not answer',
+    args: () => ['hosts', '--server', nobody],
+    says: () => new RegExp(nobody),
+  },
+  {
+    what: 'up with a folder that can not be written',
+    args: () => ['up', '--data', unwritable],
+    says: () => new RegExp(unwritable),
+  },
+  {
+    what: 'up with a port in use',
+    args: () => ['up', '--data', join(folder, 'data'), '--http-port', takenPort],
+    says: () => new RegExp(`${takenPort}.*${process.pid}`),
+  },
+];
+
+for (const [name, entry, cases] of [
+  ['agent', programs.agent, agent],
+  ['collector', programs.collector, collector],
+  ['command', programs.cli, cli],
+] as const)
+  describe(name, () => {
+    for (const { what, args, environment, says } of cases)
+      test(`${what}: one sentence, code 2`, async () => {
+        const { code, output } = await runToEnd(entry, args(), environment);
+        expect(output).toMatch(says());
+        expect(output).not.toMatch(/^\s+at /m);
+        expect(output.trim().split('\n'), output).toHaveLength(1);
+        expect(output.trim()).toMatch(/[.?]$/);
+        expect(code, output).toBe(2);
+      });
+  });

@@ -1,0 +1,134 @@
+// A second host: an agent in a network namespace of its own, which reaches nothing but NATS, over a cable (a veth pair).
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
+import { connect, createServer, type Server } from 'node:net';
+import { type Browser, chromium, type Page } from 'playwright';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
+import type { Program } from '../servers/program.ts';
+import { errorLevel, eventually, logOf, machineIdOf, Stack } from '../stack.ts';
+
+const interval = 5_000;
+/** Numbered by this process, so that two runs on one machine don't meet. */
+const number = process.pid % 65_536;
+const namespace = `fleetreel-${number}`;
+const cable = { here: `fr${number}a`, there: `fr${number}b` };
+const network = `10.${200 + (number % 50)}.${Math.floor(number / 256)}`;
+const address = { here: `${network}.1`, there: `${network}.2` };
+const within = ['ip', 'netns', 'exec', namespace];
+
+let stack: Stack;
+let natsUrl: string;
+let listener: Server;
+let browser: Browser;
+let page: Page;
+let second: Program;
+let third: Program;
+
+beforeAll(async () => {
+  ip('netns', 'add', namespace);
+  ip('link', 'add', cable.here, 'type', 'veth', 'peer', 'name', cable.there, 'netns', namespace);
+  ip('address', 'add', `${address.here}/24`, 'dev', cable.here);
+  ip('link', 'set', cable.here, 'up');
+  ip('-n', namespace, 'address', 'add', `${address.there}/24`, 'dev', cable.there);
+  ip('-n', namespace, 'link', 'set', cable.there, 'up');
+  stack = await Stack.start();
+  natsUrl = await listenOnCable();
+  await stack.startAgent({ host: 'first', interval: '5s' });
+  await stack.hostThat('first', ({ status }) => status === 'online');
+  browser = await chromium.launch({ executablePath: chromiumPath, args: chromiumFlags });
+  page = await browser.newPage();
+  await page.goto(`${stack.address}/hosts`);
+  await card('first').waitFor();
+});
+
+afterAll(async () => {
+  await browser?.close();
+  await stack?.[Symbol.asyncDispose]();
+  listener?.close();
+  ip('netns', 'delete', namespace);
+});
+
+test('the second appears in the overview within two intervals', async () => {
+  const started = Date.now();
+  second = await stack.startAgent({ host: 'second.example', interval: '5s', natsUrl, within });
+  await card('second_example')
+    .and(page.locator('[data-status="online"]'))
+    .waitFor({ timeout: 2 * interval });
+  expect(Date.now() - started).toBeLessThan(2 * interval);
+  const { description } = await stack.hostThat('second_example', (host) => host.description !== null);
+  expect(description).toMatchObject({ machineId: machineIdOf('second.example'), addresses: [address.there] });
+  expect((await stack.hosts()).map(({ host, status }) => [host, status])).toEqual([
+    ['first', 'online'],
+    ['second_example', 'online'],
+  ]);
+});
+
+test('its own interfaces are what it reports', async () => {
+  const answer = await fetch(`${stack.address}/api/v1/latest?table=net_interface&host=second_example`);
+  const { rows } = (await answer.json()) as { rows: { interface: string }[] };
+  expect(rows.map((row) => row.interface)).toContain(cable.there);
+  expect(rows.map((row) => row.interface)).not.toContain(cable.here);
+});
+
+test('a third that takes the name of the second is refused: its log names the holder', async () => {
+  third = await stack.startAgent({ host: 'second.example', machineId: machineIdOf('third'), interval: '5s' });
+  const refused = await eventually('an error in the log of the third', 10_000, () =>
+    logOf(third).find(({ level }) => level >= errorLevel),
+  );
+  const text = JSON.stringify(refused);
+  expect(text).toContain(machineIdOf('second.example'));
+  expect(text).toContain(address.there);
+  expect(refused.msg).toMatch(/second.example/);
+});
+
+test('the console names who was refused and who holds the name', async () => {
+  const sentence = page
+    .getByRole('main')
+    .getByText(/was refused/)
+    .first();
+  await sentence.waitFor({ timeout: 2 * interval });
+  const text = (await sentence.textContent()) ?? '';
+  expect(text).toContain(machineIdOf('third'));
+  expect(text).toContain(machineIdOf('second.example'));
+  expect(text).toContain(address.there);
+  await card('second_example').click();
+  await page.getByRole('main').getByText(machineIdOf('third')).first().waitFor();
+});
+
+test('nothing of the third is recorded, and the second goes on', async () => {
+  const before = await stack.hostThat('second_example', ({ status }) => status === 'online');
+  await stack.hostThat('second_example', ({ lastSeen }) => (lastSeen ?? 0) > (before.lastSeen ?? 0), 3 * interval);
+  const { rows } = await stack.questdb.query(`SELECT count_distinct(session) FROM frame WHERE host = 'second_example'`);
+  expect(rows).toEqual([[1]]);
+});
+
+test('the third takes the name over once its holder is gone and forgotten', async () => {
+  await second.stop();
+  const forgotten = await fetch(`${stack.address}/api/v1/hosts/second_example`, { method: 'DELETE' });
+  expect(forgotten.ok).toBe(true);
+  const now = await stack.hostThat(
+    'second_example',
+    ({ description }) => description?.machineId === machineIdOf('third'),
+  );
+  expect(now.status).toBe('online');
+});
+
+const card = (host: string) => page.locator(`[data-testid="host-card"][data-host="${host}"]`);
+
+const ip = (...args: string[]): string => execFileSync('ip', args, { encoding: 'utf8' });
+
+/** The product's NATS listens on loopback: here it is reached through a listener at this end of the cable. */
+async function listenOnCable(): Promise<string> {
+  listener = createServer((socket) => {
+    const server = connect(stack.nats.port, '127.0.0.1');
+    socket.pipe(server).pipe(socket);
+    // A connection that breaks on one side ends on the other.
+    socket.on('error', () => server.destroy());
+    server.on('error', () => socket.destroy());
+  });
+  listener.listen(0, address.here);
+  await once(listener, 'listening');
+  const { port } = listener.address() as { port: number };
+  return `nats://${address.here}:${port}`;
+}

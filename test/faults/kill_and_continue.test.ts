@@ -1,0 +1,141 @@
+// Each part is killed as a crash would, while an agent goes on sampling every second. Afterwards every frame that the agent
+// has ever made is in QuestDB, once: counted by sequence against what the log holds, and by time against the clock.
+import { setTimeout as pause } from 'node:timers/promises';
+import { decodeFrame, scanFrame, subject } from '@fleetreel/proto';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Program } from '../servers/program.ts';
+import { eventually, Stack } from '../stack.ts';
+
+const host = 'anvil';
+const second = 1000;
+/** How many frames a second's interval may be short of the clock: ticks that a busy machine left out. */
+const ticksLeftOut = 3;
+
+let stack: Stack;
+let agent: Program;
+
+beforeAll(async () => {
+  stack = await Stack.start();
+  agent = await stack.startAgent({ host, interval: '1s' });
+  await stack.hostThat(host, ({ status }) => status === 'online');
+});
+
+afterAll(async () => {
+  await stack?.[Symbol.asyncDispose]();
+});
+
+test('the collector killed for one minute', { timeout: 150 * second }, async () => {
+  const away = await during(60 * second, async () => {
+    await stack.collector.kill();
+    return () => stack.startCollector();
+  });
+  await expectComplete(away);
+});
+
+test('QuestDB killed for one minute: live data goes on', { timeout: 150 * second }, async () => {
+  const away = await during(60 * second, async () => {
+    await stack.questdb.kill();
+    const readiness = await eventually('not ready', 30 * second, async () => {
+      const answer = await stack.readiness();
+      return answer.status === 503 ? answer : undefined;
+    });
+    expect(readiness.text).toMatch(/questdb/i);
+    const { lastSeen } = await stack.hostThat(host, ({ status }) => status === 'online');
+    await stack.hostThat(host, (now) => now.lastSeen !== null && now.lastSeen > (lastSeen ?? 0), 5 * second);
+    return () => stack.questdb.restart();
+  });
+  await stack.ready();
+  await expectComplete(away);
+});
+
+test('nats-server killed for ten seconds', { timeout: 90 * second }, async () => {
+  const away = await during(10 * second, async () => {
+    await stack.nats.kill();
+    return () => stack.nats.restart();
+  });
+  await stack.ready();
+  await stack.hostThat(host, ({ status, lastSeen }) => status === 'online' && lastSeen !== null && lastSeen > away.to);
+  await expectComplete(away);
+});
+
+test('all frames of the session, once each, in every table', async () => {
+  await agent.stop();
+  const { sequences, rows } = await inLog();
+  await eventually('the last frame in QuestDB', 30 * second, async () =>
+    (await inStore()).at(-1) === sequences.at(-1) ? true : undefined,
+  );
+  expect(sequences).toEqual(oneTo(sequences.length));
+  expect(await inStore()).toEqual(sequences);
+  for (const [table, count] of Object.entries(rows))
+    expect((await stack.questdb.query(`SELECT count() FROM ${table}`)).rows, table).toEqual([[count]]);
+  const { rows: doubled } = await stack.questdb.query(
+    `SELECT count(), count_distinct(ts) FROM memory WHERE host = '${host}'`,
+  );
+  expect(doubled).toEqual([[sequences.length, sequences.length]]);
+});
+
+type Away = { from: number; to: number };
+
+/** Makes a fault, leaves it for so long, and mends it. */
+async function during(milliseconds: number, fault: () => Promise<() => Promise<unknown>>): Promise<Away> {
+  const from = Date.now();
+  const mend = await fault();
+  await pause(from + milliseconds - Date.now());
+  const to = Date.now();
+  await mend();
+  return { from, to };
+}
+
+/** Nothing is missing up to now, and the agent did sample while the part was away. */
+async function expectComplete({ from, to }: Away): Promise<void> {
+  const newest = (await inLog()).sequences.at(-1) ?? 0;
+  await eventually(`frame ${newest} in QuestDB`, 30 * second, async () =>
+    ((await inStore()).at(-1) ?? 0) >= newest ? true : undefined,
+  );
+  const stored = await inStore();
+  expect(stored).toEqual(oneTo(stored.length));
+  const { rows } = await stack.questdb.query(
+    `SELECT count() FROM frame WHERE host = '${host}' AND ts >= ${from * 1000} AND ts < ${to * 1000}`,
+  );
+  const count = Number(rows[0]?.[0]);
+  expect(count).toBeGreaterThanOrEqual(Math.floor((to - from) / second) - ticksLeftOut);
+  expect(count).toBeLessThanOrEqual(Math.ceil((to - from) / second));
+}
+
+/** The stored sequences in order, doubled ones twice. */
+async function inStore(): Promise<number[]> {
+  const { rows } = await stack.questdb.query(`SELECT sequence FROM frame WHERE host = '${host}' ORDER BY sequence`);
+  return rows.map(([sequence]) => Number(sequence));
+}
+
+/** What the log holds: the sequences, and how many rows all its frames have per table. */
+async function inLog(): Promise<{ sequences: number[]; rows: Record<string, number> }> {
+  const connection = await connect({ servers: stack.nats.url });
+  try {
+    const manager = await jetstreamManager(connection);
+    const filter = subject({ tenant: 'default', kind: 'frame', host });
+    const { state } = await manager.streams.info('FRAMES', { subjects_filter: filter });
+    const count = state.subjects?.[filter] ?? 0;
+    const sequences = new Set<number>();
+    const rows: Record<string, number> = {};
+    const consumer = await jetstream(connection).consumers.get('FRAMES', { filter_subjects: filter });
+    let left = count;
+    for await (const message of await consumer.fetch({ max_messages: count, expires: 10 * second })) {
+      const { sequence } = scanFrame(message.data);
+      if (!sequences.has(sequence))
+        for (const [table, columns] of Object.entries(decodeFrame(message.data).tables)) {
+          const lengths = Object.values(columns as Record<string, unknown[]>).map((column) => column.length);
+          rows[table] = (rows[table] ?? 0) + Math.max(...lengths);
+        }
+      sequences.add(sequence);
+      if (--left === 0) break;
+    }
+    return { sequences: [...sequences].sort((a, b) => a - b), rows };
+  } finally {
+    await connection.close();
+  }
+}
+
+const oneTo = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
