@@ -1,0 +1,157 @@
+// The newest state of every host: the newest frame, its tables decoded only when somebody asks for them.
+import {
+  anySubject,
+  type Columns,
+  decodeTable,
+  type FrameHeader,
+  parseSubject,
+  rowCount,
+  scanFrame,
+  type Table,
+  type TableSlice,
+} from '@fleetreel/proto';
+import { DeliverPolicy } from '@nats-io/jetstream';
+import type { Msg, Subscription } from '@nats-io/transport-node';
+import type { Clock } from '#clock.ts';
+import { futureMilliseconds } from '#limits.ts';
+import type { Log } from '#log/connect.ts';
+import { streamName } from '#log/stream.ts';
+
+/** Rows of one table that one frame brought. */
+export type Rows = { count: number; columns: Columns };
+
+/** The newest frame of a host. */
+export class NewestFrame {
+  readonly tenant: string;
+  readonly host: string;
+  readonly header: FrameHeader;
+  /** When it arrived, by this machine's clock: UTC, milliseconds since 1970. */
+  readonly arrived: number;
+  readonly tables: readonly Table[];
+  readonly #slices: Map<Table, TableSlice>;
+  readonly #rows = new Map<Table, Rows | undefined>();
+
+  constructor(tenant: string, host: string, arrived: number, bytes: Uint8Array) {
+    // A copy: what NATS hands over is part of a larger buffer that must not live as long as this.
+    const { slices, unknownFields: _, ...header } = scanFrame(bytes.slice());
+    this.tenant = tenant;
+    this.host = host;
+    this.header = header;
+    this.arrived = arrived;
+    this.#slices = new Map(slices.map((slice) => [slice.table, slice]));
+    this.tables = [...this.#slices.keys()];
+  }
+
+  /** This machine's clock less the host's when the frame arrived, seconds; its way here is part of it. */
+  get clockSkewSeconds(): number {
+    return (this.arrived * 1000 - this.header.time_us) / 1_000_000;
+  }
+
+  /** The rows of a table, decoded at the first call; undefined when the frame has none that can be read. */
+  rows(table: Table): Rows | undefined {
+    if (!this.#rows.has(table)) this.#rows.set(table, decode(this.#slices.get(table)));
+    return this.#rows.get(table);
+  }
+}
+
+function decode(slice: TableSlice | undefined): Rows | undefined {
+  if (slice === undefined) return undefined;
+  try {
+    const columns = decodeTable(slice);
+    return { count: rowCount(slice.table, columns), columns };
+  } catch {
+    // Ingest reads the same frame from the log and puts it aside with the reason.
+    return undefined;
+  }
+}
+
+/** What the newest state tells of itself: counters of the collector's metrics. */
+export type NewestTelemetry = { unreadableFrame(): void };
+
+type Listener = (frame: NewestFrame) => void;
+
+/** Keeps the newest frame of every host, of all tenants: filled from the log, then by one subscription. */
+export class Newest {
+  readonly #frames = new Map<string, NewestFrame>();
+  readonly #listeners = new Set<Listener>();
+  readonly #clock: Clock;
+  readonly #telemetry: NewestTelemetry;
+  #subscription: Subscription | undefined;
+
+  constructor(clock: Clock, telemetry: NewestTelemetry) {
+    this.#clock = clock;
+    this.#telemetry = telemetry;
+  }
+
+  /** Subscribes, then fills in the newest frames of the log. The stream has to exist. */
+  static async open(log: Log, clock: Clock, telemetry: NewestTelemetry): Promise<Newest> {
+    const newest = new Newest(clock, telemetry);
+    const now = () => clock.now_us() / 1000;
+    newest.#subscription = log.connection.subscribe(anySubject('frame'), {
+      callback: (error: Error | null, message: Msg) => {
+        // A subscription reports an error only when the connection is closed, and then there is nothing to take.
+        if (!error) newest.take(message.subject, message.data, now());
+      },
+    });
+    await newest.#fill(log);
+    return newest;
+  }
+
+  /** Takes a frame that arrived at a time (milliseconds since 1970); what is older than the newest known leaves no trace. */
+  take(subject: string, bytes: Uint8Array, arrived: number): void {
+    const address = parseSubject(subject);
+    if (address?.kind !== 'frame') return;
+    const key = `${address.tenant}.${address.host}`;
+    const known = this.#frames.get(key);
+    let frame: NewestFrame;
+    try {
+      frame = new NewestFrame(address.tenant, address.host, arrived, bytes);
+    } catch {
+      this.#telemetry.unreadableFrame();
+      return;
+    }
+    // A clock that is far ahead would hide every later frame; ingest puts such frames aside.
+    if (frame.header.time_us > this.#clock.now_us() + futureMilliseconds * 1000) return;
+    if (known && known.header.time_us >= frame.header.time_us) return;
+    this.#frames.set(key, frame);
+    for (const listener of this.#listeners) listener(frame);
+  }
+
+  get(tenant: string, host: string): NewestFrame | undefined {
+    return this.#frames.get(`${tenant}.${host}`);
+  }
+
+  list(tenant: string): NewestFrame[] {
+    return [...this.#frames.values()].filter((frame) => frame.tenant === tenant);
+  }
+
+  /** Forgets a host, until a frame of it arrives. */
+  forget(tenant: string, host: string): void {
+    this.#frames.delete(`${tenant}.${host}`);
+  }
+
+  /** Calls the listener with each frame that is newer than what was known; returns the way to end that. */
+  onFrame(listener: Listener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  close(): void {
+    this.#subscription?.unsubscribe();
+  }
+
+  /** The newest frame of every host that the log has, however many hosts there are. */
+  async #fill({ jetstream }: Log): Promise<void> {
+    const consumer = await jetstream.consumers.get(streamName, {
+      filter_subjects: [anySubject('frame')],
+      deliver_policy: DeliverPolicy.LastPerSubject,
+    });
+    // Where nothing waits, waiting for a message would never end.
+    if ((await consumer.info(true)).num_pending > 0)
+      for await (const message of await consumer.consume()) {
+        this.take(message.subject, message.data, Number(message.timestampNanos / 1_000_000n));
+        if (message.info.pending === 0) break;
+      }
+    await consumer.delete();
+  }
+}

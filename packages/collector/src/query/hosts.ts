@@ -1,0 +1,223 @@
+// Hosts: what the registry knows of them, and what their newest frames say.
+import { defaultTenant, type HostDescription, type HostRefusal } from '@fleetreel/proto';
+import { unknown } from '@fleetreel/proto/errors';
+import type { Headline } from '@fleetreel/proto/http';
+import type { Clock } from '#clock.ts';
+import type { Newest, NewestFrame } from '#live/newest.ts';
+import type { Registry } from '#log/registry.ts';
+import { headline } from '#query/headline.ts';
+import type { Reader } from '#store/reader.ts';
+import { newestFrames } from '#store/sql.ts';
+
+/** A host as it is now. */
+export type HostState = {
+  host: string;
+  status: 'online' | 'offline';
+  /** Time of the newest frame: UTC, microseconds since 1970; null when there was none. */
+  lastSeen_us: number | null;
+  intervalMs: number | null;
+  clockSkewSeconds: number | null;
+  description: HostDescription | null;
+  refusals: readonly HostRefusal[];
+  headline: Headline;
+};
+
+/** Hosts that changed, and hosts that are no more. */
+export type HostChanges = { hosts: HostState[]; removed: string[] };
+
+/** A host is offline when it was not heard of for three of its intervals, and at least this long, milliseconds. */
+const offlineMillisecondsMin = 30_000;
+/** Watchers are told of changes at most this often, milliseconds. */
+const noticeMilliseconds = 1000;
+/** Pause before the store is asked again when it did not answer, milliseconds. */
+const storeRetryMilliseconds = 10_000;
+
+type Watcher = (changes: HostChanges) => void;
+type Seen = { time_us: number; intervalMs: number };
+
+export type HostsParts = { registry: Registry; newest: Newest; reader: Reader; clock: Clock; rawMs: number };
+
+export class Hosts {
+  readonly #parts: HostsParts;
+  readonly #watchers = new Map<string, Set<Watcher>>();
+  /** Hosts that changed since watchers were told, by tenant. */
+  readonly #changed = new Map<string, Set<string>>();
+  /** Hosts whose newest frame the log has no more: what the store knows. */
+  readonly #stored = new Map<string, Seen>();
+  readonly #closed = new AbortController();
+  readonly #ends: (() => void)[];
+  #notice: NodeJS.Timeout | undefined;
+  #transition: NodeJS.Timeout | undefined;
+
+  constructor(parts: HostsParts) {
+    this.#parts = parts;
+    this.#ends = [
+      parts.newest.onFrame(({ tenant, host }) => this.#change(tenant, host)),
+      parts.registry.onChange((tenant, host) => {
+        if (parts.registry.get(tenant, host) === undefined) this.#drop(tenant, host);
+        this.#change(tenant, host);
+      }),
+    ];
+    void this.#readStored();
+  }
+
+  /** All hosts of a tenant by name. A host that is not in the registry counts while its frames arrive. */
+  list(tenant: string): HostState[] {
+    return [...this.names(tenant)].sort().map((host) => this.#state(tenant, host));
+  }
+
+  names(tenant: string): Set<string> {
+    const { registry, newest } = this.#parts;
+    const unregistered = newest.list(tenant).filter((frame) => this.#online(frame));
+    return new Set([...registry.list(tenant), ...unregistered].map(({ host }) => host));
+  }
+
+  get(tenant: string, host: string): HostState | undefined {
+    return this.#known(tenant, host) ? this.#state(tenant, host) : undefined;
+  }
+
+  /** The sampling interval of a host, milliseconds. */
+  interval(tenant: string, host: string): number | undefined {
+    const frame = this.#parts.newest.get(tenant, host);
+    const stored = this.stored(tenant, host);
+    const described = this.#parts.registry.get(tenant, host)?.description?.interval_ms;
+    return frame?.header.interval_ms ?? stored?.intervalMs ?? described;
+  }
+
+  /** Time of a host's newest frame as the store knows it, for a host whose frames the log has no more. */
+  stored(tenant: string, host: string): Seen | undefined {
+    return this.#stored.get(`${tenant}.${host}`);
+  }
+
+  /**
+   * Forgets a host and frees its name; what is stored of it stays until its retention ends.
+   * @throws ApiError
+   */
+  async forget(tenant: string, host: string): Promise<void> {
+    if (!this.#known(tenant, host))
+      throw unknown('host_not_found', host, [...this.names(tenant)], { parameter: 'host' });
+    await this.#parts.registry.forget(tenant, host);
+    this.#drop(tenant, host);
+    this.#change(tenant, host);
+  }
+
+  /** Tells of changes, many at once, at most once a second; returns the way to end that. */
+  watch(tenant: string, watcher: Watcher): () => void {
+    const watchers = this.#watchers.get(tenant) ?? new Set();
+    this.#watchers.set(tenant, watchers.add(watcher));
+    this.#awaitTransition();
+    return () => {
+      watchers.delete(watcher);
+      if (watchers.size === 0) this.#watchers.delete(tenant);
+    };
+  }
+
+  close(): void {
+    this.#closed.abort();
+    clearTimeout(this.#notice);
+    clearTimeout(this.#transition);
+    for (const end of this.#ends) end();
+  }
+
+  #known(tenant: string, host: string): boolean {
+    const frame = this.#parts.newest.get(tenant, host);
+    return this.#parts.registry.get(tenant, host) !== undefined || (frame !== undefined && this.#online(frame));
+  }
+
+  #drop(tenant: string, host: string): void {
+    this.#parts.newest.forget(tenant, host);
+    this.#stored.delete(`${tenant}.${host}`);
+  }
+
+  #state(tenant: string, host: string): HostState {
+    const entry = this.#parts.registry.get(tenant, host);
+    const frame = this.#parts.newest.get(tenant, host);
+    const stored = this.stored(tenant, host);
+    return {
+      host,
+      status: frame && this.#online(frame) ? 'online' : 'offline',
+      lastSeen_us: frame?.header.time_us ?? stored?.time_us ?? null,
+      intervalMs: this.interval(tenant, host) ?? null,
+      clockSkewSeconds: frame?.clockSkewSeconds ?? null,
+      description: entry?.description ?? null,
+      refusals: entry?.refusals ?? [],
+      headline: headline(frame),
+    };
+  }
+
+  #now(): number {
+    return this.#parts.clock.now_us() / 1000;
+  }
+
+  #online(frame: NewestFrame): boolean {
+    return this.#now() < offlineAt(frame);
+  }
+
+  #change(tenant: string, host: string): void {
+    if (!this.#watchers.has(tenant)) return;
+    const changed = this.#changed.get(tenant) ?? new Set();
+    this.#changed.set(tenant, changed.add(host));
+    this.#notice ??= setTimeout(() => this.#tell(), noticeMilliseconds);
+  }
+
+  #tell(): void {
+    this.#notice = undefined;
+    for (const [tenant, changed] of this.#changed) {
+      const names = [...changed];
+      const changes = {
+        hosts: names.filter((host) => this.#known(tenant, host)).map((host) => this.#state(tenant, host)),
+        removed: names.filter((host) => !this.#known(tenant, host)),
+      };
+      for (const watcher of this.#watchers.get(tenant) ?? []) watcher(changes);
+    }
+    this.#changed.clear();
+    this.#awaitTransition();
+  }
+
+  /** Waits until the first online host is due to go offline. Frames only move that later, so nothing else is to be watched. */
+  #awaitTransition(): void {
+    if (this.#transition || this.#watchers.size === 0) return;
+    const online = [...this.#watchers.keys()].flatMap((tenant) =>
+      this.#parts.newest.list(tenant).filter((frame) => this.#online(frame)),
+    );
+    if (online.length === 0) return;
+    const due = online.reduce((least, frame) => Math.min(least, offlineAt(frame)), Number.POSITIVE_INFINITY);
+    this.#transition = setTimeout(
+      () => {
+        this.#transition = undefined;
+        for (const frame of online) {
+          // A host that was heard of in the meantime has another newest frame.
+          const { tenant, host } = frame;
+          if (this.#parts.newest.get(tenant, host) === frame && !this.#online(frame)) this.#change(tenant, host);
+        }
+        this.#awaitTransition();
+      },
+      Math.max(0, due - this.#now()) + 1,
+    );
+  }
+
+  /** Asks the store once for the hosts that the log knows nothing of any more; again while it does not answer. */
+  async #readStored(): Promise<void> {
+    const { registry, newest, reader, clock, rawMs } = this.#parts;
+    const { signal } = this.#closed;
+    while (!signal.aborted) {
+      try {
+        const silent = registry.list(defaultTenant).filter(({ host }) => !newest.get(defaultTenant, host));
+        const names = silent.map(({ host }) => host);
+        const rows = await reader.query(newestFrames(defaultTenant, names, this.#now() - rawMs));
+        for (const [host, time, interval] of rows)
+          this.#stored.set(`${defaultTenant}.${host}`, { time_us: Number(time), intervalMs: Number(interval) });
+        for (const host of names) this.#change(defaultTenant, host);
+        return;
+      } catch {
+        // The store's state is told by readiness; hosts are listed without "last seen" until it answers.
+        await clock.sleep(storeRetryMilliseconds, signal).catch(() => undefined);
+      }
+    }
+  }
+}
+
+/** When a host counts as offline unless it is heard of: UTC, milliseconds since 1970. */
+function offlineAt({ arrived, header }: NewestFrame): number {
+  return arrived + Math.max(3 * header.interval_ms, offlineMillisecondsMin);
+}

@@ -1,0 +1,37 @@
+// The questions that both faces of the API pass on.
+import type { Clock } from '#clock.ts';
+import type { Newest } from '#live/newest.ts';
+import type { Registry } from '#log/registry.ts';
+import { Hosts } from '#query/hosts.ts';
+import { type LatestQuestion, queryLatest } from '#query/latest.ts';
+import type { Retention } from '#query/plan.ts';
+import { querySeries, type SeriesQuestion } from '#query/series.ts';
+import type { Reader } from '#store/reader.ts';
+
+export type QueryParts = { reader: Reader; registry: Registry; newest: Newest; clock: Clock; retention: Retention };
+
+/** History and the newest state. */
+export class Query {
+  readonly hosts: Hosts;
+  readonly #parts: QueryParts;
+
+  constructor(parts: QueryParts) {
+    this.#parts = parts;
+    this.hosts = new Hosts({ ...parts, rawMs: parts.retention.raw });
+  }
+
+  /** @throws ApiError */
+  latest(tenant: string, question: LatestQuestion) {
+    return queryLatest({ ...this.#parts, hosts: this.hosts }, tenant, question);
+  }
+
+  /** @throws ApiError */
+  series(tenant: string, question: SeriesQuestion) {
+    const now = this.#parts.clock.now_us() / 1000;
+    return querySeries({ ...this.#parts, hosts: this.hosts }, tenant, question, now);
+  }
+
+  close(): void {
+    this.hosts.close();
+  }
+}

@@ -1,0 +1,155 @@
+// The only place where the text of a SELECT is made. Identifiers come from the catalogue, never from a request; every
+// value of a request is bound, and numbers that the text itself needs (strides, limits) are checked to be whole.
+import type { Field, Label, Table } from '@fleetreel/proto';
+
+/** A statement with its bound values. */
+export type Statement = { text: string; values: readonly unknown[] };
+
+/** Rows of a table: of these hosts (none means all) with these values of labels, from a time (inclusive) to a time (exclusive). */
+export type Selection = {
+  tenant: string;
+  table: Table;
+  hosts: readonly string[];
+  labels: readonly { label: Label; values: readonly string[] }[];
+  /** UTC, milliseconds since 1970. */
+  from: number;
+  to: number;
+};
+
+/** What SQL computes over the rows of a step. Percentiles are not among them: `query/series.ts` takes them from the rows. */
+export type StepAggregation = 'avg' | 'min' | 'max' | 'sum' | 'last';
+
+/** The widths of the roll-up tables. */
+export const rollups = [
+  { suffix: '1m', stepMs: 60_000 },
+  { suffix: '1h', stepMs: 3_600_000 },
+] as const;
+export type Rollup = (typeof rollups)[number];
+
+/** What a roll-up can answer: it has no order within a step and no distribution. */
+export const rollupAggregations: readonly string[] = ['avg', 'min', 'max', 'sum'];
+
+/** One row per step and entity: ts, host, key labels, then one value per field. Steps begin at multiples of their width since 1970. */
+export function stepsOfRows(
+  selection: Selection,
+  fields: readonly Field[],
+  aggregation: StepAggregation,
+  stepMs: number,
+  limit: number,
+): Statement {
+  const values = fields.map(({ name }) =>
+    // `last` alone takes a NULL for an answer: the last value is the last that was there.
+    aggregation === 'last' ? `last_not_null(${quote(name)})` : `${aggregation}(${quote(name)})`,
+  );
+  return sampled(selection, quote(selection.table.name), values, stepMs, limit);
+}
+
+/** As `stepsOfRows`, from a roll-up: its averages are weighted by the rows that they stand for. */
+export function stepsOfRollup(
+  selection: Selection,
+  fields: readonly Field[],
+  aggregation: Exclude<StepAggregation, 'last'>,
+  rollup: Rollup,
+  stepMs: number,
+  limit: number,
+): Statement {
+  const values = fields.map(({ name }) => {
+    const average = quote(`${name}_avg`);
+    const sum = `sum(${average} * sample_count)`;
+    if (aggregation === 'sum') return sum;
+    if (aggregation === 'avg') return `${sum} / sum(CASE WHEN ${average} IS NULL THEN 0 ELSE sample_count END)`;
+    return `${aggregation}(${quote(`${name}_${aggregation}`)})`;
+  });
+  return sampled(selection, quote(`${selection.table.name}_${rollup.suffix}`), values, stepMs, limit);
+}
+
+/** The rows themselves: ts, host, key labels, then one value per field. */
+export function rows(selection: Selection, fields: readonly Field[], limit: number): Statement {
+  const { where, values } = conditions(selection);
+  const columns = [...entity(selection.table), ...fields.map(({ name }) => quote(name))];
+  return {
+    text: `SELECT ${columns.join(', ')} FROM ${quote(selection.table.name)} WHERE ${where} LIMIT ${whole(limit)}`,
+    values,
+  };
+}
+
+/** How many rows a selection has. */
+export function rowCount(selection: Selection): Statement {
+  const { where, values } = conditions(selection);
+  return { text: `SELECT count() FROM ${quote(selection.table.name)} WHERE ${where}`, values };
+}
+
+/** The time of the newest row of a roll-up, of any host: before its step the roll-up is complete. */
+export function newestOfRollup(table: Table, rollup: Rollup): Statement {
+  return { text: `SELECT ts FROM ${quote(`${table.name}_${rollup.suffix}`)} LIMIT -1`, values: [] };
+}
+
+/** The newest frame of each of these hosts: host, ts, interval_ms. Bounded in time, or it would read every partition. */
+export function newestFrames(tenant: string, hosts: readonly string[], from: number): Statement {
+  return {
+    text: 'SELECT host, ts, interval_ms FROM "frame" WHERE tenant = $1 AND host IN $2 AND ts >= $3 LATEST ON ts PARTITION BY tenant, host',
+    values: [tenant, hosts, time(from)],
+  };
+}
+
+/** All rows that one frame of one host brought to a table: labels, then fields, in the order of the catalogue. */
+export function rowsOfFrame(tenant: string, table: Table, host: string, at_us: number): Statement {
+  const columns = [...table.labels, ...table.fields].map(({ name }) => quote(name));
+  return {
+    text: `SELECT ${columns.join(', ')} FROM ${quote(table.name)} WHERE tenant = $1 AND host = $2 AND ts = $3`,
+    values: [tenant, host, microseconds(at_us)],
+  };
+}
+
+function sampled(selection: Selection, from: string, columns: string[], stepMs: number, limit: number): Statement {
+  const { where, values } = conditions(selection);
+  return {
+    text:
+      `SELECT ${[...entity(selection.table), ...columns.map((column, index) => `${column} AS v${index}`)].join(', ')}` +
+      ` FROM ${from} WHERE ${where} SAMPLE BY ${stride(stepMs)} ALIGN TO CALENDAR LIMIT ${whole(limit)}`,
+    values,
+  };
+}
+
+function entity(table: Table): string[] {
+  return ['ts', 'host', ...table.labels.filter(({ key }) => key).map(({ name }) => quote(name))];
+}
+
+function conditions({ tenant, hosts, labels, from, to }: Selection): { where: string; values: unknown[] } {
+  const values: unknown[] = [];
+  const bind = (value: unknown) => `$${values.push(value)}`;
+  const where = [`tenant = ${bind(tenant)}`, `ts >= ${bind(time(from))}`, `ts < ${bind(time(to))}`];
+  if (hosts.length > 0) where.push(`host IN ${bind(hosts)}`);
+  for (const { label, values: wanted } of labels) where.push(`${quote(label.name)} IN ${bind(wanted)}`);
+  return { where: where.join(' AND '), values };
+}
+
+const units = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1000],
+  ['T', 1],
+] as const;
+
+function stride(stepMs: number): string {
+  const [unit, width] = units.find(([, each]) => whole(stepMs) % each === 0) ?? ['T', 1];
+  return `${stepMs / width}${unit}`;
+}
+
+function quote(identifier: string): string {
+  if (!/^[a-z][a-z0-9_]*$/.test(identifier)) throw new RangeError(`"${identifier}" is no identifier of the catalogue`);
+  return `"${identifier}"`;
+}
+
+function whole(number: number): number {
+  if (!Number.isSafeInteger(number) || number <= 0) throw new RangeError(`${number} is no whole number above 0`);
+  return number;
+}
+
+const time = (ms: number): string => new Date(ms).toISOString();
+
+function microseconds(us: number): string {
+  const ms = Math.floor(us / 1000);
+  return `${time(ms).slice(0, -1)}${String(us - ms * 1000).padStart(3, '0')}Z`;
+}

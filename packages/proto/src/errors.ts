@@ -1,0 +1,355 @@
+// The catalogue of errors: what both faces of the API answer, and what the reference page says. A code is never reused.
+import type { Problem } from '#http.ts';
+import { nearest, suggestion } from '#settings.ts';
+
+/** The numbers of the gRPC status codes that the product uses: https://grpc.io/docs/guides/status-codes/ */
+export const grpcStatus = {
+  INVALID_ARGUMENT: 3,
+  DEADLINE_EXCEEDED: 4,
+  NOT_FOUND: 5,
+  PERMISSION_DENIED: 7,
+  RESOURCE_EXHAUSTED: 8,
+  UNIMPLEMENTED: 12,
+  INTERNAL: 13,
+  UNAVAILABLE: 14,
+} as const;
+
+type Entry = {
+  http: number;
+  grpc: keyof typeof grpcStatus;
+  title: string;
+  /** One sentence with holes, `{name}`: what is wrong, and where. */
+  detail: string;
+  /** What to do about it; may have holes too. */
+  action: string;
+};
+
+const invalid = { http: 400, grpc: 'INVALID_ARGUMENT' } as const;
+
+export const errors = {
+  unknown_table: { ...invalid, title: 'Unknown table', detail: 'There is no table "{value}".', action: '{suggestion}' },
+  unknown_field: {
+    ...invalid,
+    title: 'Unknown field',
+    detail: 'The table {table} has no field "{value}".',
+    action: '{suggestion}',
+  },
+  unknown_label: {
+    ...invalid,
+    title: 'Unknown label',
+    detail: 'The table {table} has no label "{value}".',
+    action: '{suggestion}',
+  },
+  unknown_aggregation: {
+    ...invalid,
+    title: 'Unknown aggregation',
+    detail: 'There is no aggregation "{value}".',
+    action: '{suggestion}',
+  },
+  unknown_host: {
+    ...invalid,
+    title: 'Unknown host',
+    detail: 'There is no host "{value}".',
+    action: '{suggestion}',
+  },
+  unknown_parameter: {
+    ...invalid,
+    title: 'Unknown parameter',
+    detail: 'There is no parameter "{value}" here.',
+    action: '{suggestion}',
+  },
+  missing_parameter: {
+    ...invalid,
+    title: 'Missing parameter',
+    detail: 'The parameter "{parameter}" is missing.',
+    action: 'Give {expected}.',
+  },
+  repeated_parameter: {
+    ...invalid,
+    title: 'Repeated parameter',
+    detail: 'The parameter "{parameter}" is given {count} times.',
+    action: 'Give it once.',
+  },
+  too_many_names: {
+    ...invalid,
+    title: 'Too many names',
+    detail: 'The parameter "{parameter}" names {count} values.',
+    action: 'Name at most {most}, or leave it out to mean all.',
+  },
+  bad_value: {
+    ...invalid,
+    title: 'Bad value',
+    detail: 'The parameter "{parameter}" has a value that can\'t be: "{value}".',
+    action: 'Give {expected}.',
+  },
+  bad_time: {
+    ...invalid,
+    title: 'Bad time',
+    detail: '"{value}" in "{parameter}" is no time.',
+    action:
+      'Give RFC 3339 (2026-01-31T12:00:00Z), milliseconds since 1970, or a time relative to now (now, -1h, -1h30m).{hint}',
+  },
+  bad_range: {
+    ...invalid,
+    title: 'Bad range',
+    detail: 'The range is empty: it begins at {from} and ends at {to}.',
+    action: 'Give a "from" that is before "to".',
+  },
+  bad_step: {
+    ...invalid,
+    title: 'Bad step',
+    detail: '"{value}" is no step.',
+    action: 'Give a duration in whole milliseconds of 1ms to 365d, such as 10s, 5m or 1h, or "auto".{hint}',
+  },
+  too_many_points: {
+    ...invalid,
+    title: 'Too many points',
+    detail: 'Steps of {value} over this range make {count} points; {most} is the most.',
+    action: 'Give a step of {nearest} or longer, a shorter range, or "auto".',
+  },
+  too_many_series: {
+    ...invalid,
+    title: 'Too many series',
+    detail: 'This is more than {most} series.',
+    action: 'Name hosts, labels or fewer fields.',
+  },
+  too_many_values: {
+    ...invalid,
+    title: 'Too many values',
+    detail: 'This is more than {most} values.',
+    action: 'Name hosts, labels or fewer fields, or give a shorter range or a longer step.',
+  },
+  step_too_fine: {
+    ...invalid,
+    title: 'Step too fine',
+    detail: 'Before {kept} only rows of {nearest} are kept, and the step is {value}.',
+    action: 'Give a step that is a multiple of {nearest}, or a later "from".',
+  },
+  raw_rows_gone: {
+    ...invalid,
+    title: 'Raw rows gone',
+    detail: '{value} needs raw rows, which are kept since {kept}; the range begins at {from}.',
+    action: 'Give a later "from", or one of avg, min, max, sum.',
+  },
+  bad_request: {
+    ...invalid,
+    title: 'Bad request',
+    detail: "The request can't be read: {reason}.",
+    action: 'See /docs for what there is.',
+  },
+  bad_message: {
+    ...invalid,
+    title: 'Bad message',
+    detail: "The message can't be used: {reason}.",
+    action: 'Send a JSON object with "type" subscribe, subscribe_hosts or unsubscribe, and "id".',
+  },
+  too_many_subscriptions: {
+    http: 400,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many subscriptions',
+    detail: 'This connection has {most} subscriptions, which is the most.',
+    action: 'Unsubscribe from some, or open another connection.',
+  },
+  origin_refused: {
+    http: 403,
+    grpc: 'PERMISSION_DENIED',
+    title: 'Origin refused',
+    detail: 'The page at {value} may not do this.',
+    action: 'Use the console that this collector serves, or a program that sends no Origin.',
+  },
+  host_not_found: {
+    http: 404,
+    grpc: 'NOT_FOUND',
+    title: 'Host not found',
+    detail: 'There is no host "{value}".',
+    action: '{suggestion}',
+  },
+  not_found: {
+    http: 404,
+    grpc: 'UNIMPLEMENTED',
+    title: 'Not found',
+    detail: 'There is nothing at {value}.',
+    action: 'See /docs for what there is.',
+  },
+  method_not_allowed: {
+    http: 405,
+    grpc: 'UNIMPLEMENTED',
+    title: 'Method not allowed',
+    detail: '{value} does not take {method}.',
+    action: 'Use {allowed}.',
+  },
+  payload_too_large: {
+    http: 413,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Payload too large',
+    detail: "The request's body is larger than {most} bytes.",
+    action: 'Send less.',
+  },
+  unsupported_media_type: {
+    http: 415,
+    grpc: 'INVALID_ARGUMENT',
+    title: 'Unsupported media type',
+    detail: 'A body of type "{value}" can\'t be read here.',
+    action: 'Send application/json, or no body where none is asked for.',
+  },
+  host_refused: {
+    http: 421,
+    grpc: 'PERMISSION_DENIED',
+    title: 'Host refused',
+    detail: 'This server is not "{value}".',
+    action: 'Address it as localhost or 127.0.0.1.',
+  },
+  upgrade_required: {
+    http: 426,
+    grpc: 'UNIMPLEMENTED',
+    title: 'Upgrade required',
+    detail: '{value} is a WebSocket.',
+    action: 'Open it with a WebSocket client, or read /api/v1/latest.',
+  },
+  header_too_large: {
+    http: 431,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Request header too large',
+    detail: 'The request line and headers are larger than {most} bytes.',
+    action: 'Name fewer hosts or fields.',
+  },
+  internal: {
+    http: 500,
+    grpc: 'INTERNAL',
+    title: 'Internal error',
+    detail: 'The collector failed at this request.',
+    action: "The collector's log has the cause under the request id {id}.",
+  },
+  busy: {
+    http: 503,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Busy',
+    detail: '{most} queries are waiting already.',
+    action: 'Try again in a second.',
+  },
+  store_unavailable: {
+    http: 503,
+    grpc: 'UNAVAILABLE',
+    title: 'History unavailable',
+    detail: "The store can't be read now: {reason}.",
+    action: 'Live values go on; try again when QuestDB is back.',
+  },
+  log_unavailable: {
+    http: 503,
+    grpc: 'UNAVAILABLE',
+    title: 'Log unavailable',
+    detail: "The log can't be reached now: {reason}.",
+    action: 'Try again when NATS is back.',
+  },
+  stopping: {
+    http: 503,
+    grpc: 'UNAVAILABLE',
+    title: 'Stopping',
+    detail: 'The collector is stopping.',
+    action: 'Try again in a few seconds.',
+  },
+  store_timeout: {
+    http: 504,
+    grpc: 'DEADLINE_EXCEEDED',
+    title: 'Query too slow',
+    detail: 'The store did not answer within {most} seconds.',
+    action: 'Name hosts or labels, or give a shorter range or a longer step.',
+  },
+} as const satisfies Record<string, Entry>;
+
+export type ErrorCode = keyof typeof errors;
+
+/** What fills the holes of an error's sentence; `parameter` and `nearest` are also members of the problem. */
+export type ErrorContext = { parameter?: string; nearest?: string | undefined } & Record<
+  string,
+  string | number | undefined
+>;
+
+/** An error of the catalogue. Its message is the sentence for the user, the same over HTTP and gRPC. */
+export class ApiError extends Error {
+  override name = 'ApiError';
+  readonly code: ErrorCode;
+  readonly parameter: string | undefined;
+  readonly nearest: string | undefined;
+
+  constructor(code: ErrorCode, context: ErrorContext = {}, options?: ErrorOptions) {
+    const { detail, action } = errors[code];
+    super(`${fill(detail, context)} ${fill(action, context)}`.trim(), options);
+    this.code = code;
+    this.parameter = context.parameter;
+    this.nearest = context.nearest;
+  }
+
+  get httpStatus(): number {
+    return errors[this.code].http;
+  }
+
+  /** The number of the gRPC status. */
+  get grpcStatus(): number {
+    return grpcStatus[errors[this.code].grpc];
+  }
+
+  /** The problem document of RFC 9457. */
+  get problem(): Problem {
+    return {
+      type: `/docs/errors#${this.code}`,
+      title: errors[this.code].title,
+      status: this.httpStatus,
+      detail: this.message,
+      code: this.code,
+      ...(this.parameter !== undefined && { parameter: this.parameter }),
+      ...(this.nearest !== undefined && { nearest: this.nearest }),
+    };
+  }
+}
+
+type UnknownCode = Extract<ErrorCode, `unknown_${string}` | 'host_not_found'>;
+
+/** A name that there is not: the error names it and the nearest there is. */
+export function unknown(
+  code: UnknownCode,
+  value: string,
+  candidates: readonly string[],
+  context: ErrorContext = {},
+): ApiError {
+  return new ApiError(code, {
+    ...context,
+    value: clip(value),
+    nearest: nearest(value, candidates),
+    suggestion: candidates.length === 0 ? 'There is none yet.' : suggestion(value, candidates.slice(0, shownMax)),
+  });
+}
+
+/** The reference page of the errors, in Markdown. */
+export function errorReference(): string {
+  return [
+    '# Errors',
+    '',
+    'Over HTTP an error is a problem document (RFC 9457, `application/problem+json`) with the members `type`, `title`, `status`,',
+    '`detail`, `code` and, where they apply, `parameter` and `nearest`. Over gRPC it is the status with the same sentence as its message',
+    'and the code in the metadata `fleetreel-code`. Words in braces are filled in. A code is never reused.',
+    '',
+    '| code | HTTP | gRPC | what is wrong | what to do |',
+    '| --- | --- | --- | --- | --- |',
+    ...Object.entries<Entry>(errors).map(
+      ([code, { http, grpc, detail, action }]) =>
+        `| \`${code}\` | ${http} | ${grpc} | ${detail} | ${action === '{suggestion}' ? 'Use one that there is; the nearest is named.' : action} |`,
+    ),
+    '',
+  ].join('\n');
+}
+
+/** Names listed in a sentence at most. */
+const shownMax = 200;
+/** Characters of a bad value that an error repeats at most. */
+const clipMax = 100;
+
+/** A value as an error may repeat it: short, without control characters. */
+export function clip(value: string): string {
+  const plain = value.replace(/\p{C}/gu, '\uFFFD');
+  return plain.length > clipMax ? `${plain.slice(0, clipMax)}...` : plain;
+}
+
+function fill(template: string, context: ErrorContext): string {
+  return template.replace(/\{(\w+)\}/g, (_, name: string) => String(context[name] ?? ''));
+}
