@@ -38,11 +38,13 @@ const patience = 60_000;
 
 export class Api {
   readonly #base: string;
-  readonly #fetch: typeof fetch;
+  readonly #activity: (pending: number) => void;
+  #pending = 0;
 
-  constructor(base = '/api/v1', fetcher: typeof fetch = (...request) => fetch(...request)) {
+  /** Tells how many requests are under way whenever that changes. */
+  constructor(activity: (pending: number) => void = () => {}, base = '/api/v1') {
+    this.#activity = activity;
     this.#base = base;
-    this.#fetch = fetcher;
   }
 
   catalog(signal?: AbortSignal): Promise<Catalog> {
@@ -73,7 +75,8 @@ export class Api {
     const limit = AbortSignal.timeout(patience);
     let response: Response;
     try {
-      response = await this.#fetch(`${this.#base}/${path}${search(parameters)}`, {
+      this.#activity(++this.#pending);
+      response = await fetch(`${this.#base}/${path}${search(parameters)}`, {
         method,
         headers: { accept: 'application/json' },
         signal: signal ? AbortSignal.any([signal, limit]) : limit,
@@ -84,6 +87,8 @@ export class Api {
         ? `The collector did not answer within ${patience / 1000} s. Try a shorter range, or again later.`
         : 'The collector can’t be reached. Check that it runs and that the network is up.';
       throw new ApiError(message, 0, null, { cause });
+    } finally {
+      this.#activity(--this.#pending);
     }
     if (!response.ok) throw await refusal(response);
     if (response.status === 204) return undefined as T;

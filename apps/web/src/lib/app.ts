@@ -5,6 +5,13 @@ import type { Contract, Fleet } from '#lib/fleet.svelte.ts';
 import type { Live } from '#lib/live.svelte.ts';
 import type { View } from '#lib/view.svelte.ts';
 
-export type App = { api: Api; live: Live; view: View; fleet: Fleet; contract: Contract };
+export type App = {
+  api: Api;
+  live: Live;
+  view: View;
+  fleet: Fleet;
+  contract: Contract /** Requests under way. */;
+  pending: () => number;
+};
 
 export const [getApp, setApp] = createContext<App>();

@@ -99,7 +99,7 @@ function options(shape: PlotShape, events: PlotEvents): Omit<uPlot.Options, 'wid
     ms: 1,
     tzDate: zoneDate(zone),
     legend: { show: false },
-    padding: [8, 12, 0, 0],
+    padding: [8, 18, 0, 0],
     focus: { alpha: 0.25 },
     cursor: {
       y: false,
@@ -124,7 +124,8 @@ function options(shape: PlotShape, events: PlotEvents): Omit<uPlot.Options, 'wid
       {
         stroke: palette.text,
         font: axisFont,
-        size: 34,
+        // A second line holds the date, where there is one.
+        size: (_, labels) => (labels?.some((label) => label.includes('\n')) ? 38 : 24),
         gap: 4,
         space: 64,
         grid,

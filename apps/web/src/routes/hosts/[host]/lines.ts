@@ -19,6 +19,7 @@ export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity
       (plan.labels !== undefined || only.length === 0 || only.includes(name)) &&
       Object.entries(plan.labels ?? {}).every(([label, values]) => values.includes(labels[label] ?? '')),
   );
+  const key = table.labels.find((label) => label.key)?.name;
   const fields = plan.fields.map((name) => ({ name, label: words(name, unitOf(table, name)) }));
   const all = shown.flatMap(({ name, columns }, index) =>
     fields.flatMap((field, fieldIndex) => {
@@ -26,7 +27,9 @@ export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity
       if (!values) return [];
       // A field without any value on this machine is no line.
       if (fields.length > 1 && values.every((value) => value === null)) return [];
-      const label = name === '' || plan.labels ? field.label : fields.length === 1 ? name : `${name} ${field.label}`;
+      const entity = entityName(name, key);
+      const label =
+        name === '' || plan.labels ? field.label : fields.length === 1 ? entity : `${entity} ${field.label}`;
       const place = shown.length > 1 ? index * fields.length + fieldIndex : fieldIndex;
       return [{ key: `${name}|${field.name}`, label, values, color: place % colorCount }];
     }),
@@ -47,6 +50,10 @@ export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity
     note: `${most} of ${all.length} shown: those with the largest mean.`,
   };
 }
+
+/** The name of an entity as it is shown: a bare number gets the word for what it counts. */
+export const entityName = (name: string, label = ''): string =>
+  /^\d+$/.test(name) ? `${words(label)} ${name}`.trim() : name;
 
 export const unitOf = (table: Table, name: string): string =>
   table.fields.find((field) => field.name === name)?.unit ?? '';
