@@ -1,12 +1,11 @@
 // Who watches which rows. A frame's table is decoded once for all of its watchers, and not at all when there is none.
-import type { Field, Table } from '@fleetreel/proto';
+import type { Table } from '@fleetreel/proto';
 import type { Newest, NewestFrame, Rows } from '#live/newest.ts';
 
 /** What somebody watches. */
 export type Watch = {
   tenant: string;
   table: Table;
-  fields: readonly Field[];
   /** None means all. */
   hosts: readonly string[];
 };

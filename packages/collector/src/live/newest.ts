@@ -18,7 +18,7 @@ import type { Log } from '#log/connect.ts';
 import { streamName } from '#log/stream.ts';
 
 /** Rows of one table that one frame brought. */
-export type Rows = { count: number; columns: Columns };
+export type Rows = { table: Table; count: number; columns: Columns };
 
 /** The newest frame of a host. */
 export class NewestFrame {
@@ -58,15 +58,12 @@ function decode(slice: TableSlice | undefined): Rows | undefined {
   if (slice === undefined) return undefined;
   try {
     const columns = decodeTable(slice);
-    return { count: rowCount(slice.table, columns), columns };
+    return { table: slice.table, count: rowCount(slice.table, columns), columns };
   } catch {
     // Ingest reads the same frame from the log and puts it aside with the reason.
     return undefined;
   }
 }
-
-/** What the newest state tells of itself: counters of the collector's metrics. */
-export type NewestTelemetry = { unreadableFrame(): void };
 
 type Listener = (frame: NewestFrame) => void;
 
@@ -75,17 +72,15 @@ export class Newest {
   readonly #frames = new Map<string, NewestFrame>();
   readonly #listeners = new Set<Listener>();
   readonly #clock: Clock;
-  readonly #telemetry: NewestTelemetry;
   #subscription: Subscription | undefined;
 
-  constructor(clock: Clock, telemetry: NewestTelemetry) {
+  constructor(clock: Clock) {
     this.#clock = clock;
-    this.#telemetry = telemetry;
   }
 
   /** Subscribes, then fills in the newest frames of the log. The stream has to exist. */
-  static async open(log: Log, clock: Clock, telemetry: NewestTelemetry): Promise<Newest> {
-    const newest = new Newest(clock, telemetry);
+  static async open(log: Log, clock: Clock): Promise<Newest> {
+    const newest = new Newest(clock);
     const now = () => clock.now_us() / 1000;
     newest.#subscription = log.connection.subscribe(anySubject('frame'), {
       callback: (error: Error | null, message: Msg) => {
@@ -107,7 +102,7 @@ export class Newest {
     try {
       frame = new NewestFrame(address.tenant, address.host, arrived, bytes);
     } catch {
-      this.#telemetry.unreadableFrame();
+      // Ingest reads the same frame from the log, counts it and puts it aside with the reason.
       return;
     }
     // A clock that is far ahead would hide every later frame; ingest puts such frames aside.

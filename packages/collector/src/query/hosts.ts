@@ -22,9 +22,6 @@ export type HostState = {
   headline: Headline;
 };
 
-/** Hosts that changed, and hosts that are no more. */
-export type HostChanges = { hosts: HostState[]; removed: string[] };
-
 /** A host is offline when it was not heard of for three of its intervals, and at least this long, milliseconds. */
 const offlineMillisecondsMin = 30_000;
 /** Watchers are told of changes at most this often, milliseconds. */
@@ -32,7 +29,8 @@ const noticeMilliseconds = 1000;
 /** Pause before the store is asked again when it did not answer, milliseconds. */
 const storeRetryMilliseconds = 10_000;
 
-type Watcher = (changes: HostChanges) => void;
+/** Is told the names of hosts that changed, came or went. */
+type Watcher = (changed: readonly string[]) => void;
 type Seen = { time_us: number; intervalMs: number };
 
 export type HostsParts = { registry: Registry; newest: Newest; reader: Reader; clock: Clock; rawMs: number };
@@ -163,12 +161,7 @@ export class Hosts {
   #tell(): void {
     this.#notice = undefined;
     for (const [tenant, changed] of this.#changed) {
-      const names = [...changed];
-      const changes = {
-        hosts: names.filter((host) => this.#known(tenant, host)).map((host) => this.#state(tenant, host)),
-        removed: names.filter((host) => !this.#known(tenant, host)),
-      };
-      for (const watcher of this.#watchers.get(tenant) ?? []) watcher(changes);
+      for (const watcher of this.#watchers.get(tenant) ?? []) watcher([...changed]);
     }
     this.#changed.clear();
     this.#awaitTransition();

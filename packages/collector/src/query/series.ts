@@ -171,7 +171,7 @@ class Grid {
       if (!entity) {
         entity = {
           labels: Object.fromEntries(this.#names.map((name, index) => [name, String(names[index] ?? '')])),
-          values: this.fields.map(() => new Array<number>(this.#points).fill(Number.NaN)),
+          values: this.fields.map(() => Array.from({ length: this.#points }, () => Number.NaN)),
         };
         this.#entities.set(key, entity);
         this.#check();

@@ -1,0 +1,78 @@
+// What the HTTP and the gRPC face are given, and what they count.
+
+import { Counter, Gauge, Histogram } from 'prom-client';
+import type { Hub } from '#live/hub.ts';
+import type { Query } from '#query/query.ts';
+import type { Telemetry } from '#telemetry.ts';
+
+/** What can be asked once the log is reached. */
+export type Rooms = { query: Query; hub: Hub };
+
+/** What a face serves. */
+export type FaceParts = {
+  /** @throws ApiError while the log was not reached yet: the faces answer from the start, and say so. */
+  rooms: () => Rooms;
+  telemetry: Telemetry;
+  metrics: FaceMetrics;
+  tenant: string;
+};
+
+/** A face that listens. */
+export type Face = {
+  /** What was bound, which differs from what was asked for when that was port 0. */
+  port: number;
+  /** Takes nothing new, ends streams with a reason, waits for what is in flight. */
+  close(): Promise<void>;
+};
+
+const prefix = 'fleetreel_collector';
+
+export class FaceMetrics {
+  readonly #requestSeconds: Histogram;
+  readonly #skipped: Counter;
+  readonly #readers: Gauge;
+
+  constructor({ registry }: Telemetry, watches: () => number) {
+    const registers = [registry];
+    this.#requestSeconds = new Histogram({
+      name: `${prefix}_request_duration_seconds`,
+      help: 'Time of a request, by face, method or route, and result.',
+      labelNames: ['face', 'route', 'code'],
+      buckets: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
+      registers,
+    });
+    this.#skipped = new Counter({
+      name: `${prefix}_live_skipped_total`,
+      help: 'Live updates left out because a reader was slow.',
+      registers,
+    });
+    this.#readers = new Gauge({
+      name: `${prefix}_live_readers`,
+      help: 'Open live connections, by face.',
+      labelNames: ['face'],
+      registers,
+    });
+    new Gauge({
+      name: `${prefix}_live_watches`,
+      help: 'Tables that live readers watch.',
+      registers,
+      collect() {
+        this.set(watches());
+      },
+    });
+  }
+
+  request(face: 'http' | 'grpc', route: string, code: number, seconds: number): void {
+    this.#requestSeconds.observe({ face, route, code }, seconds);
+  }
+
+  /** A live reader came; returns what to call when it went. */
+  reader(face: 'http' | 'grpc'): () => void {
+    this.#readers.inc({ face });
+    return () => this.#readers.dec({ face });
+  }
+
+  skipped(count: number): void {
+    if (count > 0) this.#skipped.inc(count);
+  }
+}

@@ -1,0 +1,77 @@
+import type { Field } from '@fleetreel/proto';
+import { ApiError } from '@fleetreel/proto/errors';
+import type { LiveHandlers } from '@fleetreel/proto/services';
+import type { FaceParts } from '#api/faces.ts';
+import { statusOf } from '#api/grpc/status.ts';
+import type { Update } from '#live/hub.ts';
+import { Outbox } from '#live/outbox.ts';
+import { findFields, findTable, namesMax } from '#query/names.ts';
+
+/** Watches of one call at most. */
+const watchesMax = 64;
+
+type Item = { update: Update; fields: readonly Field[] };
+
+/** The handlers, and what ends the calls that are open. */
+export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: () => void } {
+  const stops = new Set<() => void>();
+  const handlers: LiveHandlers = {
+    Watch(call) {
+      const ends: (() => void)[] = [parts.metrics.reader('grpc')];
+      const finish = () => {
+        for (const end of ends.splice(0)) end();
+      };
+      const outbox = new Outbox<Item>((item, skipped) => {
+        parts.metrics.skipped(skipped);
+        return call.write(message(item, skipped));
+      });
+      call.on('drain', () => outbox.resume());
+      call.on('cancelled', finish);
+      call.on('error', finish);
+      const stop = () => call.emit('error', statusOf(new ApiError('stopping'), 'Live/Watch', parts));
+      stops.add(stop);
+      ends.push(() => stops.delete(stop));
+      try {
+        // All are checked before the first is begun, so that a wrong one is answered alone.
+        const watches = call.request.watches.map(({ table: name, fields, hosts }) => {
+          const table = findTable(name);
+          if (hosts.length > namesMax)
+            throw new ApiError('too_many_names', { parameter: 'hosts', count: hosts.length, most: namesMax });
+          return { table, hosts, fields: fields.length > 0 ? findFields(table, fields) : table.fields };
+        });
+        if (watches.length === 0)
+          throw new ApiError('missing_parameter', { parameter: 'watches', expected: 'at least one table to watch' });
+        if (watches.length > watchesMax) throw new ApiError('too_many_subscriptions', { most: watchesMax });
+        for (const [index, { table, hosts, fields }] of watches.entries())
+          ends.push(
+            parts
+              .rooms()
+              .hub.watch({ tenant: parts.tenant, table, hosts }, (update) =>
+                outbox.push(`${index}\0${update.frame.host}`, { update, fields }),
+              ),
+          );
+      } catch (error) {
+        call.emit('error', statusOf(error, 'Live/Watch', parts));
+      }
+    },
+  };
+  return {
+    handlers,
+    end() {
+      for (const stop of [...stops]) stop();
+    },
+  };
+}
+
+function message({ update: { frame, rows }, fields }: Item, skipped: number) {
+  // An empty column means that all its values are absent, as in a frame.
+  const column = <T>(name: string) => ({ name, values: (rows.columns[name] ?? []) as T[] });
+  return {
+    host: frame.host,
+    table: rows.table.name,
+    time_us: frame.header.time_us,
+    labels: rows.table.labels.map(({ name }) => column<string>(name)),
+    fields: fields.map(({ name }) => column<number>(name)),
+    skipped,
+  };
+}

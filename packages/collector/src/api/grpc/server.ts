@@ -1,0 +1,59 @@
+// The gRPC face: the same questions and answers as over HTTP, with health and reflection.
+import { Live, packageDefinition, Query } from '@fleetreel/proto/services';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { ReflectionService } from '@grpc/reflection';
+import { HealthImplementation } from 'grpc-health-check';
+import type { Face, FaceParts } from '#api/faces.ts';
+import { liveHandlers } from '#api/grpc/live.ts';
+import { queryHandlers } from '#api/grpc/query.ts';
+
+export type GrpcSettings = { host: string; port: number };
+
+/** Bytes of a request at most: names of tables, fields and hosts. */
+const requestBytesMax = 256 * 1024;
+/** How long calls have to end when the collector stops, milliseconds. */
+const drainMilliseconds = 5000;
+/** How often health follows readiness, milliseconds. */
+const healthMilliseconds = 1000;
+
+/** Starts the gRPC face; resolves when it listens. */
+export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSettings): Promise<Face> {
+  const server = new Server({
+    'grpc.max_receive_message_length': requestBytesMax,
+    // An answer may be as large as `valuesMax` values are.
+    'grpc.max_send_message_length': -1,
+    'grpc.keepalive_time_ms': 30_000,
+    'grpc.keepalive_timeout_ms': 10_000,
+  });
+  const live = liveHandlers(parts);
+  server.addService(Query.service, queryHandlers(parts));
+  server.addService(Live.service, live.handlers);
+  new ReflectionService(packageDefinition).addToServer(server);
+  const services = ['', 'fleetreel.v1.Query', 'fleetreel.v1.Live'];
+  const health = new HealthImplementation();
+  health.addToServer(server);
+  const tellHealth = () => {
+    const status = parts.telemetry.missing().length === 0 ? 'SERVING' : 'NOT_SERVING';
+    for (const service of services) health.setStatus(service, status);
+  };
+  tellHealth();
+  const timer = setInterval(tellHealth, healthMilliseconds);
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync(
+      `${host.includes(':') ? `[${host}]` : host}:${wanted}`,
+      ServerCredentials.createInsecure(),
+      (error, bound) => (error ? reject(error) : resolve(bound)),
+    ),
+  );
+  return {
+    port,
+    async close() {
+      clearInterval(timer);
+      for (const service of services) health.setStatus(service, 'NOT_SERVING');
+      live.end();
+      const late = setTimeout(() => server.forceShutdown(), drainMilliseconds);
+      await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      clearTimeout(late);
+    },
+  };
+}

@@ -1,0 +1,37 @@
+// Every error leaves as a status with the sentence of the catalogue, and its code in the metadata.
+import { ApiError } from '@fleetreel/proto/errors';
+import { type handleUnaryCall, Metadata, type ServiceError } from '@grpc/grpc-js';
+import type { FaceParts } from '#api/faces.ts';
+
+export function statusOf(error: unknown, method: string, { telemetry }: FaceParts): ServiceError {
+  const known =
+    error instanceof ApiError ? error : new ApiError('internal', { id: `gRPC ${method}` }, { cause: error });
+  if (known.code === 'internal') telemetry.log.error({ err: error, method }, 'a request failed');
+  const metadata = new Metadata();
+  metadata.set('fleetreel-code', known.code);
+  // Names and values of the request may be in any script, metadata is ASCII.
+  for (const name of ['parameter', 'nearest'] as const) {
+    const value = known[name];
+    if (value !== undefined) metadata.set(`fleetreel-${name}`, encodeURI(value));
+  }
+  return Object.assign(new Error(known.message), { code: known.grpcStatus, details: known.message, metadata });
+}
+
+/** A method with one request and one answer. */
+export function unary<Q, A>(
+  parts: FaceParts,
+  method: string,
+  answer: (question: Q) => Promise<A>,
+): handleUnaryCall<Q, A> {
+  return (call, callback) => {
+    const began = performance.now();
+    const done = (error: ServiceError | null, value: A | null) => {
+      parts.metrics.request('grpc', method, error?.code ?? 0, (performance.now() - began) / 1000);
+      callback(error, value);
+    };
+    answer(call.request).then(
+      (value) => done(null, value),
+      (error: unknown) => done(statusOf(error, method, parts), null),
+    );
+  };
+}

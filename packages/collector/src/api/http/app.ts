@@ -1,0 +1,46 @@
+// What every route of the HTTP face shares.
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  RawReplyDefaultExpression,
+  RawRequestDefaultExpression,
+  RawServerDefault,
+} from 'fastify';
+import Type, { type TSchema } from 'typebox';
+
+/** The server, as its routes see it. */
+export type App = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
+const problems: Record<number, string> = {
+  400: 'The request is wrong: the detail says what, where, and what to do',
+  404: 'There is nothing of this name',
+  403: 'The page that asks may not do this',
+  421: 'The request was addressed to another host name',
+  426: 'This is a WebSocket',
+  431: 'The request line and headers are too large',
+  500: 'The collector failed; its log has the cause',
+  503: 'The store or the log is away, or too much is asked at once',
+  504: 'The store took too long',
+};
+
+/** The answers of a route: what it gives, and the problems it can have besides those that every route has. */
+export function answers(description: string, schema: TSchema, ...statuses: number[]) {
+  const entries = [...statuses, 421, 431, 500].map((status) => [
+    status,
+    {
+      description: problems[status] ?? 'A problem',
+      content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
+    },
+  ]);
+  return {
+    200: { description, content: { 'application/json': { schema } } },
+    ...(Object.fromEntries(entries) as Record<number, unknown>),
+  };
+}

@@ -1,0 +1,55 @@
+// The OpenAPI document, made from the schemas that the routes have, its page, and the page of the errors.
+import swagger from '@fastify/swagger';
+import swaggerUi from '@fastify/swagger-ui';
+import { errors } from '@fleetreel/proto/errors';
+import { Problem } from '@fleetreel/proto/http';
+import type { App } from '#api/http/app.ts';
+import { docsPolicy } from '#api/http/security.ts';
+
+export async function docs(app: App, version: string): Promise<void> {
+  app.addSchema(Problem);
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Fleetreel',
+        version,
+        description:
+          'History and live values of a fleet. Errors are problem documents (RFC 9457) whose detail says what to do; [all errors](/docs/errors).',
+        license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+      },
+      tags: [
+        { name: 'hosts', description: 'What is watched' },
+        { name: 'history', description: 'What was measured' },
+        { name: 'live', description: 'What is measured now' },
+        { name: 'operation', description: 'The collector itself' },
+      ],
+    },
+    refResolver: { buildLocalReference: (schema, _, __, index) => (schema.$id as string | undefined) ?? `schema-${index}` },
+  });
+  await app.register(swaggerUi, {
+    routePrefix: '/docs',
+    staticCSP: docsPolicy,
+    uiConfig: { docExpansion: 'list', deepLinking: true, tryItOutEnabled: true, validatorUrl: null },
+    theme: { title: 'Fleetreel: HTTP API' },
+  });
+  app.get('/docs/errors', { schema: { hide: true } }, (_, reply) =>
+    reply.type('text/html; charset=utf-8').send(errorPage),
+  );
+}
+
+const escaped = (text: string): string => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
+
+const errorPage = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Fleetreel: errors</title>
+<style>body{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem;padding:0 1rem;color-scheme:light dark}dt{font-weight:600;margin-top:1rem}</style>
+<h1>Errors</h1><p>Words in braces are filled in.</p>
+<dl>${Object.entries(errors)
+  .map(
+    ([code, { http, grpc, title, detail, action }]) =>
+      `<dt id="${code}"><code>${code}</code> ${escaped(title)} (HTTP ${http}, gRPC ${grpc})</dt><dd>${escaped(detail)} ${
+        (action as string) === '{suggestion}' ? 'The nearest that there is, is named.' : escaped(action)
+      }</dd>`,
+  )
+  .join('\n')}</dl>
+</html>`;

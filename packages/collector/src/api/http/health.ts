@@ -1,0 +1,50 @@
+import Type from 'typebox';
+import type { FaceParts } from '#api/faces.ts';
+import type { App } from '#api/http/app.ts';
+
+const Ready = Type.Object({
+  ready: Type.Boolean(),
+  missing: Type.Array(Type.Object({ dependency: Type.String(), reason: Type.String() })),
+});
+
+const json = (description: string, schema: Type.TSchema) => ({
+  description,
+  content: { 'application/json': { schema } },
+});
+
+export function healthRoutes(app: App, { telemetry }: FaceParts): void {
+  const tags = ['operation'];
+  const live = Type.Object({ ok: Type.Boolean() });
+  app.get(
+    '/healthz',
+    { schema: { summary: 'Whether the process lives', tags, response: { 200: json('It does', live) } } },
+    () => ({ ok: true }),
+  );
+  app.get(
+    '/readyz',
+    {
+      schema: {
+        summary: 'Whether NATS and QuestDB can be used and frames are stored',
+        tags,
+        response: { 200: json('All is well', Ready), 503: json('Something is missing', Ready) },
+      },
+    },
+    (_, reply) => {
+      const missing = telemetry.missing();
+      const ready = missing.length === 0;
+      return reply.code(ready ? 200 : 503).send({ ready, missing });
+    },
+  );
+  app.get(
+    '/metrics',
+    {
+      schema: {
+        summary: 'Metrics of the collector itself, for Prometheus',
+        tags,
+        response: { 200: { description: 'Metrics', content: { 'text/plain': { schema: Type.String() } } } },
+      },
+    },
+    async (_, reply) =>
+      reply.header('content-type', telemetry.registry.contentType).send(await telemetry.registry.metrics()),
+  );
+}

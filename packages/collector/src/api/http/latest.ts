@@ -1,0 +1,36 @@
+import { Latest, type Row } from '@fleetreel/proto/http';
+import Type from 'typebox';
+import type { FaceParts } from '#api/faces.ts';
+import { type App, answers } from '#api/http/app.ts';
+import { host, labels, labelsOf, many, one, type Parameters, table } from '#api/http/parameters.ts';
+import type { LatestRow } from '#query/latest.ts';
+
+export function latestRoutes(app: App, { rooms, tenant }: FaceParts): void {
+  app.get<{ Querystring: Parameters }>(
+    '/latest',
+    {
+      schema: {
+        summary: 'The newest row of every entity of a table',
+        tags: ['history'],
+        querystring: Type.Object({ table, host, ...labels }),
+        response: answers('Rows by host; a value that is not available is null', Latest, 400, 503, 504),
+      },
+    },
+    async ({ query: parameters }) => {
+      const { rows } = await rooms().query.latest(tenant, {
+        table: one(parameters.table),
+        hosts: many(parameters.host),
+        labels: labelsOf(parameters),
+      });
+      return { rows: rows.map(rowJson) };
+    },
+  );
+}
+
+// NaN becomes null when it is written as JSON.
+const rowJson = ({ time_us, host, labels, values }: LatestRow): Row => ({
+  time: Math.floor(time_us / 1000),
+  host,
+  ...labels,
+  ...values,
+});

@@ -1,0 +1,203 @@
+import type { Field } from '@fleetreel/proto';
+import { ApiError } from '@fleetreel/proto/errors';
+import { type LiveMessage, LiveRequest, type LiveRows } from '@fleetreel/proto/http';
+import Type from 'typebox';
+import Value from 'typebox/value';
+import type { FaceParts } from '#api/faces.ts';
+import { type App, answers } from '#api/http/app.ts';
+import { hostJson } from '#api/http/hosts.ts';
+import type { Update } from '#live/hub.ts';
+import { Outbox } from '#live/outbox.ts';
+import { findFields, findTable, namesMax } from '#query/names.ts';
+
+/** Subscriptions of one connection at most. */
+export const subscriptionsMax = 64;
+/** Bytes of a message from a reader at most: a subscription that names many hosts. */
+export const messageBytesMax = 64 * 1024;
+/** Bytes on their way to a reader before newer states replace those that wait. */
+const unsentBytesMax = 256 * 1024;
+/** A reader that did not answer for one to two of these is gone, milliseconds. */
+const pingMilliseconds = 30_000;
+
+/** What is used of a WebSocket (package ws). */
+type Socket = {
+  readonly readyState: number;
+  readonly OPEN: number;
+  readonly bufferedAmount: number;
+  send(text: string, done: () => void): void;
+  on(event: 'message', listener: (data: Buffer, binary: boolean) => void): void;
+  on(event: 'error', listener: (cause: Error) => void): void;
+  on(event: 'close' | 'pong', listener: () => void): void;
+};
+
+export function liveRoutes(app: App, parts: FaceParts): void {
+  const alive = new WeakSet<Socket>();
+  const ping = setInterval(() => {
+    for (const socket of app.websocketServer.clients)
+      if (alive.delete(socket)) socket.ping();
+      else socket.terminate();
+  }, pingMilliseconds);
+  app.addHook('onClose', async () => clearInterval(ping));
+  app.route({
+    method: 'GET',
+    url: '/live',
+    exposeHeadRoute: false,
+    schema: {
+      summary: 'Rows as they arrive (WebSocket)',
+      description:
+        'JSON messages. Send {"type":"subscribe","id","table","fields","hosts"}, {"type":"subscribe_hosts","id"} or {"type":"unsubscribe","id"}. ' +
+        'Receive {"type":"rows",...}, the newest known first, {"type":"hosts",...} and {"type":"error",...}. A reader that is too slow gets the newest state, with the number of updates left out.',
+      tags: ['live'],
+      querystring: Type.Object({}),
+      response: { ...answers('', Type.Null(), 400, 403, 426), 200: undefined, 101: { description: 'A WebSocket' } },
+    },
+    handler: () => {
+      throw new ApiError('upgrade_required', { value: '/api/v1/live' });
+    },
+    wsHandler: (socket: Socket) => {
+      alive.add(socket);
+      socket.on('pong', () => alive.add(socket));
+      const gone = parts.metrics.reader('http');
+      const reader = new Reader(socket, parts);
+      socket.on('message', (data, binary) => reader.take(binary ? '' : data.toString()));
+      socket.on('error', (cause) => parts.telemetry.log.debug({ err: cause }, 'a live reader failed'));
+      socket.on('close', () => {
+        reader.close();
+        gone();
+      });
+    },
+  });
+}
+
+/** One connection and its subscriptions. */
+class Reader {
+  readonly #socket: Socket;
+  readonly #parts: FaceParts;
+  readonly #subscriptions = new Map<string, () => void>();
+  readonly #outbox: Outbox<(skipped: number) => LiveMessage | undefined>;
+  #full = false;
+
+  constructor(socket: Socket, parts: FaceParts) {
+    this.#socket = socket;
+    this.#parts = parts;
+    this.#outbox = new Outbox((message, skipped) => {
+      parts.metrics.skipped(skipped);
+      return this.#send(message(skipped));
+    });
+  }
+
+  /** Takes a message of the reader. */
+  take(text: string): void {
+    let id: string | null = null;
+    try {
+      const request = parse(text);
+      id = request.id;
+      this.#end(id);
+      if (request.type === 'unsubscribe') return;
+      if (this.#subscriptions.size >= subscriptionsMax)
+        throw new ApiError('too_many_subscriptions', { most: subscriptionsMax });
+      this.#subscriptions.set(id, request.type === 'subscribe_hosts' ? this.#watchHosts(id) : this.#watchRows(request));
+    } catch (error) {
+      const known = error instanceof ApiError ? error : new ApiError('internal', { id: 'live' }, { cause: error });
+      if (known.code === 'internal') this.#parts.telemetry.log.error({ err: error }, 'a live subscription failed');
+      this.#send({ type: 'error', id, problem: known.problem });
+    }
+  }
+
+  close(): void {
+    for (const id of this.#subscriptions.keys()) this.#end(id);
+  }
+
+  #end(id: string): void {
+    this.#subscriptions.get(id)?.();
+    this.#subscriptions.delete(id);
+    this.#outbox.drop((key) => key.startsWith(`${id}\0`));
+  }
+
+  #watchRows(request: Extract<LiveRequest, { type: 'subscribe' }>): () => void {
+    const { id, hosts = [] } = request;
+    const table = findTable(request.table);
+    const fields = request.fields?.length ? findFields(table, request.fields) : table.fields;
+    if (hosts.length > namesMax)
+      throw new ApiError('too_many_names', { parameter: 'hosts', count: hosts.length, most: namesMax });
+    return this.#parts
+      .rooms()
+      .hub.watch({ tenant: this.#parts.tenant, table, hosts }, (update) =>
+        this.#outbox.push(`${id}\0${update.frame.host}`, (skipped) => rowsJson(id, update, fields, skipped)),
+      );
+  }
+
+  /** All hosts at once, then those that changed: what a slow reader missed is joined, since the newest state is all that counts. */
+  #watchHosts(id: string): () => void {
+    const { hosts } = this.#parts.rooms().query;
+    const { tenant } = this.#parts;
+    const changed = new Set(hosts.names(tenant));
+    const push = () =>
+      this.#outbox.push(`${id}\0`, () => {
+        const known = [...changed].map((host) => [host, hosts.get(tenant, host)] as const);
+        changed.clear();
+        return {
+          type: 'hosts',
+          id,
+          hosts: known.flatMap(([, state]) => (state ? hostJson(state) : [])),
+          removed: known.flatMap(([host, state]) => (state ? [] : host)),
+        };
+      });
+    push();
+    return hosts.watch(tenant, (changes) => {
+      for (const host of changes) changed.add(host);
+      push();
+    });
+  }
+
+  /** Sends a message; says whether the reader keeps up. */
+  #send(message: LiveMessage | undefined): boolean {
+    if (message === undefined || this.#socket.readyState !== this.#socket.OPEN) return true;
+    this.#socket.send(JSON.stringify(message), () => {
+      if (!this.#full || this.#socket.bufferedAmount > unsentBytesMax / 2) return;
+      this.#full = false;
+      this.#outbox.resume();
+    });
+    this.#full ||= this.#socket.bufferedAmount > unsentBytesMax;
+    return !this.#full;
+  }
+}
+
+function parse(text: string): LiveRequest {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new ApiError('bad_message', { reason: 'it is not JSON' });
+  }
+  if (Value.Check(LiveRequest, value)) return value;
+  throw new ApiError('bad_message', { reason: 'it does not have the form of a request' });
+}
+
+function rowsJson(id: string, { frame, rows }: Update, fields: readonly Field[], skipped: number): LiveRows {
+  const table = rows.table;
+  const blank = Array.from({ length: rows.count }, () => null);
+  const column = <T>(name: string, absent: T[]) => {
+    const values = rows.columns[name];
+    return values?.length ? (values as T[]) : absent;
+  };
+  return {
+    type: 'rows',
+    id,
+    host: frame.host,
+    time: Math.floor(frame.header.time_us / 1000),
+    intervalMs: frame.header.interval_ms,
+    labels: Object.fromEntries(
+      table.labels.map(({ name }) => [
+        name,
+        column(
+          name,
+          blank.map(() => ''),
+        ),
+      ]),
+    ),
+    // NaN becomes null when it is written as JSON.
+    values: Object.fromEntries(fields.map(({ name }) => [name, column<number | null>(name, blank)])),
+    skipped,
+  };
+}

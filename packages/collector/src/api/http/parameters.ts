@@ -1,0 +1,92 @@
+// Query parameters: described for the document, read strictly. An unknown one is an error that names the nearest.
+import { catalog } from '@fleetreel/proto';
+import { ApiError, unknown } from '@fleetreel/proto/errors';
+import { aggregations } from '@fleetreel/proto/http';
+import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
+
+const labelPrefix = 'label.';
+const names = (description: string, example: string) =>
+  Type.Array(Type.String(), { description, examples: [[example]], style: 'form', explode: true });
+
+export const table = Type.Enum(
+  catalog.map(({ name }) => name),
+  { description: 'Table, by its name in the catalogue', examples: ['cpu'] },
+);
+export const field = names('Fields of the table: repeated, or separated by commas', 'used_percent');
+export const host = Type.Optional(names('Hosts: repeated, or separated by commas; none means all', 'web-1'));
+export const from = Type.Optional(
+  Type.String({
+    description:
+      'Begin of the range: RFC 3339, milliseconds since 1970, or relative to now (-1h, -1h30m). The last hour when it is absent',
+    examples: ['-1h', '2026-01-31T12:00:00Z'],
+  }),
+);
+export const to = Type.Optional(
+  Type.String({ description: 'End of the range, exclusive; now when it is absent', examples: ['now'] }),
+);
+export const step = Type.Optional(
+  Type.String({
+    description:
+      'Width of a step: a duration (10s, 5m, 1h), or auto, which gives a few hundred points and is never shorter than the sampling interval. Steps begin at multiples of their width since 1970, and the range is widened to whole steps',
+    examples: ['auto', '1m'],
+  }),
+);
+export const agg = Type.Optional(
+  Type.Enum([...aggregations], {
+    description: 'How the values of a step become one; avg when it is absent. last and percentiles need raw rows',
+    examples: ['avg'],
+  }),
+);
+
+/** One parameter for each label that a table has: `label.core=total`. */
+export const labels: TProperties = Object.fromEntries(
+  [...new Set(catalog.flatMap((one) => one.labels.map(({ name }) => name)))].map((name) => {
+    const tables = catalog.filter((one) => one.labels.some((label) => label.name === name)).map((one) => one.name);
+    const description = `Value that the label ${name} must have; repeated: one of the values. For ${tables.join(', ')}`;
+    return [
+      `${labelPrefix}${name}`,
+      Type.Optional(Type.Array(Type.String(), { description, style: 'form', explode: true })),
+    ];
+  }),
+);
+
+/** What a query string said: parameters that take many values are arrays. */
+export type Parameters = Record<string, string | string[] | undefined>;
+
+/**
+ * Makes the reader of a route's query string from its schema.
+ * @throws ApiError of the reader: unknown_parameter, unknown_label is left to the table's look-up
+ */
+export function parametersReader(schema: TObject): (query: Record<string, string | string[]>) => Parameters {
+  const known = Object.keys(schema.properties);
+  const takesLabels = known.some((name) => name.startsWith(labelPrefix));
+  return (query) => {
+    const parameters: Parameters = Object.create(null);
+    for (const [name, given] of Object.entries(query)) {
+      const values = Array.isArray(given) ? given : [given];
+      const kind = schema.properties[name] as TSchema | undefined;
+      if (takesLabels && name.startsWith(labelPrefix)) parameters[name] = values;
+      else if (!kind || !Object.hasOwn(schema.properties, name))
+        throw unknown('unknown_parameter', name, known, { parameter: name });
+      else if (Type.IsArray(kind)) parameters[name] = values.flatMap((value) => value.split(',')).filter(Boolean);
+      else if (values.length > 1) throw new ApiError('repeated_parameter', { parameter: name, count: values.length });
+      else parameters[name] = values[0];
+    }
+    return parameters;
+  };
+}
+
+/** The values of a parameter that takes many. */
+export const many = (value: string | string[] | undefined): string[] => (value === undefined ? [] : [value].flat());
+
+/** The value of a parameter that takes one. */
+export const one = (value: string | string[] | undefined): string | undefined => [value].flat()[0];
+
+/** The labels among the parameters. */
+export function labelsOf(parameters: Parameters): Record<string, string[]> {
+  return Object.fromEntries(
+    Object.entries(parameters).flatMap(([name, value]) =>
+      name.startsWith(labelPrefix) ? [[name.slice(labelPrefix.length), many(value)]] : [],
+    ),
+  );
+}

@@ -1,0 +1,68 @@
+// Every error leaves as a problem document.
+import { ApiError, clip, type ErrorContext } from '@fleetreel/proto/errors';
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import type { App } from '#api/http/app.ts';
+
+/** Body of a request at most, bytes: no route takes more than a few names. */
+export const bodyBytesMax = 64 * 1024;
+/** Request line and headers at most, bytes: Node's own default. */
+const headerBytesMax = 16 * 1024;
+const problemType = 'application/problem+json; charset=utf-8';
+
+/** Answers with the problem of an error; one that is not of the catalogue is logged and becomes "internal". */
+export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const known = catalogued(error, request);
+  if (known.code === 'internal') request.log.error({ err: error, url: request.url }, 'a request failed');
+  if (known.httpStatus === 503) void reply.header('retry-after', '5');
+  return reply.code(known.httpStatus).header('content-type', problemType).send(JSON.stringify(known.problem));
+}
+
+function catalogued(error: unknown, request: FastifyRequest): ApiError {
+  if (error instanceof ApiError) return error;
+  const { code, statusCode, message } = error as FastifyError;
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new ApiError('payload_too_large', { most: bodyBytesMax });
+  if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+    return new ApiError('unsupported_media_type', { value: clip(request.headers['content-type'] ?? '') });
+  if (statusCode && statusCode >= 400 && statusCode < 500) return badRequest(message);
+  return new ApiError('internal', { id: request.id }, { cause: error });
+}
+
+export const badRequest = (message: string): ApiError =>
+  new ApiError('bad_request', { reason: clip(message.replace(/\.$/, '')) });
+
+/** Answers what no route takes: a method that the path does not have, or nothing at all. */
+export function notFound(app: App): (request: FastifyRequest) => ApiError {
+  const routes: { method: string; pattern: RegExp }[] = [];
+  app.addHook('onRoute', ({ method, url }) => {
+    if (url.includes('*')) return;
+    const pattern = new RegExp(`^${url.replace(/[.]/g, '\\.').replace(/:\w+/g, '[^/]+')}/?$`);
+    for (const each of [method].flat()) routes.push({ method: each, pattern });
+  });
+  return ({ method, url }) => {
+    const [path = ''] = url.split('?');
+    const allowed = routes.filter((route) => route.pattern.test(path)).map((route) => route.method);
+    if (allowed.length === 0 || allowed.includes(method)) return new ApiError('not_found', { value: clip(path) });
+    return new ApiError('method_not_allowed', {
+      value: clip(path),
+      method,
+      allowed: [...new Set(allowed)].join(', '),
+    } satisfies ErrorContext);
+  };
+}
+
+/** Answers a request that could not even be parsed, on its raw connection. */
+export function refuseRaw(error: NodeJS.ErrnoException, socket: import('node:net').Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const known =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? new ApiError('header_too_large', { most: headerBytesMax })
+      : badRequest(error.message);
+  const body = JSON.stringify(known.problem);
+  socket.end(
+    `HTTP/1.1 ${known.httpStatus} ${known.problem.title}\r\ncontent-type: ${problemType}\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+}

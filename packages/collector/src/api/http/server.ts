@@ -1,0 +1,99 @@
+// The HTTP face: thin routes over query and live, one form for errors, the OpenAPI document, the console.
+import websocket from '@fastify/websocket';
+import type { ApiError } from '@fleetreel/proto/errors';
+import fastify, { type FastifyBaseLogger } from 'fastify';
+import type { TObject } from 'typebox';
+import type { Face, FaceParts } from '#api/faces.ts';
+import type { App } from '#api/http/app.ts';
+import { catalogRoutes } from '#api/http/catalog.ts';
+import { compress } from '#api/http/compress.ts';
+import { serveConsole } from '#api/http/console.ts';
+import { docs } from '#api/http/docs.ts';
+import { healthRoutes } from '#api/http/health.ts';
+import { hostRoutes } from '#api/http/hosts.ts';
+import { latestRoutes } from '#api/http/latest.ts';
+import { liveRoutes, messageBytesMax } from '#api/http/live.ts';
+import { parametersReader } from '#api/http/parameters.ts';
+import { badRequest, bodyBytesMax, notFound, refuseRaw, sendProblem } from '#api/http/problem.ts';
+import { guard } from '#api/http/security.ts';
+import { seriesRoutes } from '#api/http/series.ts';
+import { program } from '#config.ts';
+
+export type HttpSettings = { host: string; port: number; console: string | undefined };
+
+/** Characters of one part of a path at most. */
+const pathPartCharactersMax = 200;
+/** How long readers have to close their sockets when the collector stops, milliseconds. */
+const socketCloseMilliseconds = 1000;
+
+/** Starts the HTTP face; resolves when it listens. */
+export async function startHttp(parts: FaceParts, settings: HttpSettings): Promise<Face> {
+  const app = await createApp(parts, settings.console);
+  const address = await app.listen({ host: settings.host, port: settings.port });
+  return { port: Number(new URL(address).port), close: () => app.close() };
+}
+
+/** The server, ready to listen. */
+export async function createApp(parts: FaceParts, consoleFolder: string | undefined): Promise<App> {
+  const app: App = fastify({
+    loggerInstance: parts.telemetry.log as FastifyBaseLogger,
+    disableRequestLogging: true,
+    bodyLimit: bodyBytesMax,
+    routerOptions: { maxParamLength: pathPartCharactersMax },
+    forceCloseConnections: 'idle',
+    clientErrorHandler: refuseRaw,
+    frameworkErrors: (error, request, reply) => void sendProblem(badRequest(error.message), request, reply),
+  });
+  // The console's types are checked by the compiler; a serializer for each schema would only cost time.
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  app.setValidatorCompiler(({ schema, httpPart }) => {
+    if (httpPart !== 'querystring') return (value) => ({ value });
+    const read = parametersReader(schema as TObject);
+    return (value) => {
+      try {
+        return { value: read(value) };
+      } catch (error) {
+        return { error: error as ApiError };
+      }
+    };
+  });
+  const missing = notFound(app);
+  app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
+
+  await app.register(websocket, {
+    options: { maxPayload: messageBytesMax },
+    preClose: (done) => {
+      for (const socket of app.websocketServer.clients) {
+        socket.close(1001, 'the collector is stopping');
+        setTimeout(() => socket.terminate(), socketCloseMilliseconds).unref();
+      }
+      app.websocketServer.close(() => done());
+    },
+  });
+  guard(app);
+  compress(app);
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    parts.metrics.request('http', route, reply.statusCode, reply.elapsedTime / 1000);
+  });
+  await docs(app, program.version);
+  await app.register(
+    async (api: App) => {
+      api.addHook('onRequest', async (_, reply) => void reply.header('cache-control', 'no-store'));
+      catalogRoutes(api);
+      hostRoutes(api, parts);
+      latestRoutes(api, parts);
+      seriesRoutes(api, parts);
+      liveRoutes(api, parts);
+    },
+    { prefix: '/api/v1' },
+  );
+  healthRoutes(app, parts);
+  const console = await serveConsole(app, consoleFolder);
+  app.setNotFoundHandler(async (request, reply) => {
+    if (!(await console(request, reply))) sendProblem(missing(request), request, reply);
+    return reply;
+  });
+  await app.ready();
+  return app;
+}

@@ -1,0 +1,54 @@
+// Both faces, listening from the start: what can't be asked yet is answered so, and /healthz and /readyz always answer.
+import { defaultTenant } from '@fleetreel/proto';
+import { ApiError } from '@fleetreel/proto/errors';
+import { type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
+import { type GrpcSettings, startGrpc } from '#api/grpc/server.ts';
+import { startHttp } from '#api/http/server.ts';
+import type { Telemetry } from '#telemetry.ts';
+
+/** The settings of the faces, as `config.ts` has them. */
+export type FaceSettings = { http: { host: string; port: number }; grpc: GrpcSettings; console?: string };
+
+/** The faces of one collector. */
+export class Faces {
+  readonly http: Face;
+  readonly grpc: Face;
+  readonly #state: { rooms: Rooms | undefined };
+
+  private constructor(http: Face, grpc: Face, state: { rooms: Rooms | undefined }) {
+    this.http = http;
+    this.grpc = grpc;
+    this.#state = state;
+  }
+
+  /** Listens on both ports. */
+  static async start({ http, grpc, console }: FaceSettings, telemetry: Telemetry): Promise<Faces> {
+    const state: { rooms: Rooms | undefined } = { rooms: undefined };
+    const parts: FaceParts = {
+      rooms() {
+        if (state.rooms) return state.rooms;
+        const missing = telemetry.missing().find(({ dependency }) => dependency === 'nats');
+        throw new ApiError('log_unavailable', { reason: missing?.reason ?? 'the collector is starting' });
+      },
+      telemetry,
+      metrics: new FaceMetrics(telemetry, () => state.rooms?.hub.size ?? 0),
+      tenant: defaultTenant,
+    };
+    const httpFace = await startHttp(parts, { ...http, console });
+    try {
+      return new Faces(httpFace, await startGrpc(parts, grpc), state);
+    } catch (cause) {
+      await httpFace.close();
+      throw cause;
+    }
+  }
+
+  /** From now on questions are answered. */
+  open(rooms: Rooms): void {
+    this.#state.rooms = rooms;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.http.close(), this.grpc.close()]);
+  }
+}
