@@ -19,6 +19,9 @@ export type SeriesQuery = {
   agg: Aggregation;
 };
 
+/** Who is told how many requests are under way, and what time it is at the collector (to the second). */
+export type Observer = { pending?: (count: number) => void; clock?: (now: number) => void };
+
 /** A request that was not answered as hoped: the message is the collector's own sentence where it gave one. */
 export class ApiError extends Error {
   override name = 'ApiError';
@@ -38,12 +41,11 @@ const patience = 60_000;
 
 export class Api {
   readonly #base: string;
-  readonly #activity: (pending: number) => void;
+  readonly #observer: Observer;
   #pending = 0;
 
-  /** Tells how many requests are under way whenever that changes. */
-  constructor(activity: (pending: number) => void = () => {}, base = '/api/v1') {
-    this.#activity = activity;
+  constructor(observer: Observer = {}, base = '/api/v1') {
+    this.#observer = observer;
     this.#base = base;
   }
 
@@ -75,7 +77,7 @@ export class Api {
     const limit = AbortSignal.timeout(patience);
     let response: Response;
     try {
-      this.#activity(++this.#pending);
+      this.#observer.pending?.(++this.#pending);
       response = await fetch(`${this.#base}/${path}${search(parameters)}`, {
         method,
         headers: { accept: 'application/json' },
@@ -88,8 +90,10 @@ export class Api {
         : 'The collector can’t be reached. Check that it runs and that the network is up.';
       throw new ApiError(message, 0, null, { cause });
     } finally {
-      this.#activity(--this.#pending);
+      this.#observer.pending?.(--this.#pending);
     }
+    const date = Date.parse(response.headers.get('date') ?? '');
+    if (Number.isFinite(date)) this.#observer.clock?.(date);
     if (!response.ok) throw await refusal(response);
     if (response.status === 204) return undefined as T;
     return (await response.json()) as T;

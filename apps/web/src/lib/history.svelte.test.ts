@@ -33,7 +33,7 @@ function collector() {
       return () => listeners.delete(listener);
     },
   };
-  const view = { advance: vi.fn(), synchronize: vi.fn() };
+  const view = { advance: vi.fn(), now: start + 30_000 };
   const say = (time: number, values: Record<string, number | null>, intervalMs = step) => {
     for (const { message } of listeners)
       message({
@@ -86,7 +86,7 @@ test('live rows are put behind what was fetched, those that came before it inclu
   const stop = history.run(live);
   say(start + 2 * step, { total: 6, '0': 5 });
   await vi.advanceTimersByTimeAsync(0);
-  expect(asked[0]).toMatchObject({ table: 'cpu', from: '-900s', to: 'now', step: 'auto', agg: 'avg' });
+  expect(asked[0]).toMatchObject({ table: 'cpu', from: '-900000ms', to: 'now', step: 'auto', agg: 'avg' });
   say(start + 3 * step + 4, { total: 8, '0': null });
   expect(history.status).toBe('ready');
   expect(history.times).toEqual(at(0, 1, 2, 3));
@@ -122,7 +122,7 @@ test('a hole is shown as one, and filled from the store when the store has it', 
   expect(history.times).toEqual(at(0, 1, 2, 4));
   expect(column(history, 'total')).toEqual([1, 2, null, 5]);
   await vi.advanceTimersByTimeAsync(3_000);
-  expect(asked[1]).toMatchObject({ from: start + step, to: 'now', step: '5s' });
+  expect(asked[1]).toMatchObject({ from: start + step, to: 'now', step: '5000ms' });
   expect(history.times).toEqual(at(0, 1, 2, 3, 4));
   expect(column(history, 'total')).toEqual([1, 2, 3, 4, 5]);
   stop();
@@ -180,9 +180,9 @@ test('without the store live data goes on, and the history comes when the store 
   await vi.advanceTimersByTimeAsync(0);
   expect(history.status).toBe('ready');
   expect(history.failure).toBe(detail);
-  say(start + step, { total: 1 });
-  expect(column(history, 'total')).toEqual([1]);
-  await vi.advanceTimersByTimeAsync(3_100);
+  say(start + step, { total: 9 });
+  expect(column(history, 'total')).toEqual([9]);
+  await vi.advanceTimersByTimeAsync(2_100);
   expect(history.failure).toBe(null);
   expect(column(history, 'total')).toEqual([7, 8, 9]);
   stop();
@@ -197,6 +197,47 @@ test('a fixed range that can not be had is an error with the sentence of the col
   expect(history.status).toBe('error');
   expect(history.failure).toBe('The range is too long.');
   expect(listeners.size).toBe(0);
+  stop();
+});
+
+test('a step of which all frames were seen is not asked for again', async () => {
+  const { answers, sources, say, asked } = collector();
+  const wide = 20_000;
+  const first = Math.floor(start / wide) * wide;
+  answers.push(() => series([first], { total: [1] }, wide));
+  const history = new History(request, sources);
+  const stop = history.run(live);
+  await vi.advanceTimersByTimeAsync(0);
+  for (let frame = 0; frame < 5; frame++) say(first + wide + frame * step, { total: frame });
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(asked).toHaveLength(1);
+  // Of the next step one frame is missing.
+  for (const frame of [5, 6, 8]) say(first + wide + frame * step, { total: frame });
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(asked).toHaveLength(2);
+  stop();
+});
+
+test('steps before the first value are left out, and each frame is a point while they are few', async () => {
+  const { answers, sources, asked } = collector();
+  answers.push(() => series(at(0, 1, 2, 3), { total: [null, null, 3, null] }));
+  const history = new History({ ...request, intervalMs: 5_000 }, sources);
+  const stop = history.run(live);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(asked[0]).toMatchObject({ step: '5000ms' });
+  expect(history.times).toEqual(at(2, 3));
+  expect(column(history, 'total')).toEqual([3, null]);
+  stop();
+});
+
+test('the last state of a host that is long offline is no point of the range', async () => {
+  const { answers, sources, say } = collector();
+  answers.push(() => series(at(0), { total: [null] }));
+  const history = new History(request, sources);
+  const stop = history.run(live);
+  await vi.advanceTimersByTimeAsync(0);
+  say(start - 3_600_000, { total: 50 });
+  expect(history.times).toEqual([]);
   stop();
 });
 

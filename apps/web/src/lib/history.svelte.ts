@@ -1,5 +1,5 @@
 // Columns of one table over the range that is looked at: fetched once, then grown by what arrives live.
-import { type Api, type ApiError, isAbort, type Problem, type Series, sentence, type Table } from '#lib/api.ts';
+import { type Api, ApiError, type Series, sentence, type Table } from '#lib/api.ts';
 import { compareLabels } from '#lib/format.ts';
 import type { Live, LiveRows } from '#lib/live.svelte.ts';
 import type { Scope, View } from '#lib/view.svelte.ts';
@@ -22,7 +22,9 @@ export type Request = {
   hosts: readonly string[];
   /** Only rows with one of these values of a label. */
   labels: Readonly<Record<string, readonly string[]>>;
-  /** A duration, or `auto`: the collector chooses. */
+  /** The sampling interval of the host, where it is known. */
+  intervalMs?: number | null;
+  /** A duration, when it is not to be chosen by range and interval. */
   step?: string;
 };
 
@@ -30,26 +32,33 @@ export type Request = {
 export type Sources = {
   api: Pick<Api, 'series'>;
   live: Pick<Live, 'watch'> | null;
-  view: Pick<View, 'advance' | 'synchronize'>;
+  view: Pick<View, 'advance' | 'now'>;
 };
 
-type Moment = { time: number; counts: Map<string, number> };
+/** The newest step of a host: how many frames of it were seen here, and how many values its means are of. */
+type Moment = { time: number; frames: number; counts: Map<string, number> };
+
+type Run = { scope: Scope; signal: AbortSignal; later: (milliseconds: number, what: () => void) => void };
 
 /** Live rows that wait for the history before them; more than this and the history is fetched again. */
 const pendingMost = 2_000;
 /** The store is this far behind the live data at most, as a rule, milliseconds. */
 const storeDelay = 2_500;
 /** Pauses between attempts after an error, milliseconds. */
-const retries = [3_000, 10_000, 30_000];
+const retries = [2_000, 5_000, 10_000];
+/** Up to so many frames per series are fetched one by one. */
+const framesMost = 1_000;
+/** Older than this, rows may be kept as roll-ups only, milliseconds. */
+const rawAge = 7 * 86_400_000;
 
 export class History {
   readonly request: Request;
   /** `loading` until there is something to show, `error` when there is nothing because of one. */
   status = $state<'loading' | 'ready' | 'error'>('loading');
-  /** A request is under way. */
-  busy = $state(false);
   /** Why the last request failed; null when it did not. */
   failure = $state<string | null>(null);
+  /** The code of that failure in the collector's catalogue of errors, if it has one. */
+  failureCode = $state('');
   /** Grows when there is something new in `times` and `entities`, which are no state by themselves. */
   version = $state(0);
   /** Milliseconds since 1970, ascending. */
@@ -62,13 +71,19 @@ export class History {
   readonly #view: Sources['view'];
   readonly #keys: readonly string[];
   #byName = new Map<string, Entity>();
+  /** The scope that was fetched. */
   #loaded = '';
+  /** The scope whose live rows are shown while its history can't be had. */
+  #bridged = '';
+  /** The newest time with a value in what was fetched. */
+  #filled: number | null = null;
   #pending: LiveRows[] | null = null;
   /** Per host: the newest frame that was taken. */
   #newest = new Map<string, number>();
   /** How many frames are in the newest step, per host, for the mean of a step that is wider than the interval. */
   #moments = new Map<string, Moment>();
   #catchUpFrom = Number.POSITIVE_INFINITY;
+  #run: Run | null = null;
   #frame = 0;
   #reached = 0;
 
@@ -85,28 +100,35 @@ export class History {
   run(scope: Scope): () => void {
     const abort = new AbortController();
     const timers = new Set<ReturnType<typeof setTimeout>>();
-    const later = (milliseconds: number, what: () => void) => {
-      const timer = setTimeout(() => {
-        timers.delete(timer);
-        what();
-      }, milliseconds);
-      timers.add(timer);
+    const run: Run = {
+      scope,
+      signal: abort.signal,
+      later: (milliseconds, what) => {
+        const timer = setTimeout(() => {
+          timers.delete(timer);
+          what();
+        }, milliseconds);
+        timers.add(timer);
+      },
     };
     let release = () => {};
     if (scope.liveRange !== null && this.#live) {
+      const { table, fields, hosts } = this.request;
       this.#pending = [];
       release = this.#live.watch(
-        { table: this.request.table.name, fields: this.request.fields, hosts: this.request.hosts },
+        { table: table.name, fields, hosts },
         {
-          message: (rows) => this.#arrive(rows, scope, later, abort.signal),
-          problem: (problem: Problem) => {
-            this.failure = problem.detail;
+          message: (rows) => this.#arrive(rows, run),
+          problem: ({ detail }) => {
+            this.failure = detail;
           },
         },
       );
     }
-    void this.#load(scope, abort.signal, later, 0);
+    this.#run = run;
+    void this.#load(run, 0);
     return () => {
+      this.#run = null;
       abort.abort();
       release();
       for (const timer of timers) clearTimeout(timer);
@@ -114,62 +136,59 @@ export class History {
       this.#frame = 0;
       this.#catchUpFrom = Number.POSITIVE_INFINITY;
       this.#pending = null;
-      this.busy = false;
     };
   }
 
   /** One row of live data, when it does not come by a subscription of its own. */
-  take(rows: LiveRows, scope: Scope): void {
-    if (this.#loaded !== scope.key) return;
-    this.#put(rows, scope);
-    this.#changed(rows.time);
+  take(rows: LiveRows): void {
+    if (this.#run && this.stepMs > 0) this.#arrive(rows, this.#run);
   }
 
-  async #load(scope: Scope, signal: AbortSignal, later: Later, attempt: number): Promise<void> {
+  async #load(run: Run, attempt: number): Promise<void> {
+    const { scope, signal } = run;
+    const live = scope.liveRange !== null;
     // After a pause (the section was out of sight) only what is missing is asked for.
-    const again = this.#loaded === scope.key && scope.liveRange !== null && this.times.length > 0;
-    const from = again ? this.#lastComplete() : scope.liveRange !== null ? `-${scope.liveRange / 1000}s` : scope.from;
-    this.busy = true;
+    const missing = live && this.#loaded === scope.key && this.times.length > 0;
     try {
-      const answer = await this.#ask(scope, from, signal);
+      const answer = await (missing ? this.#askPart(run, this.#lastComplete()) : this.#askAll(run));
       if (signal.aborted) return;
-      if (again && answer.stepMs === this.stepMs) this.#merge(answer);
-      else if (again) return await this.#reload(scope, signal, later);
-      else this.#replace(answer);
+      // Live rows that came while the history could not be had are kept.
+      if (!missing && !(live && this.#bridged === scope.key && answer.stepMs === this.stepMs)) this.#clear();
+      this.stepMs = answer.stepMs;
+      this.#merge(answer);
       this.#loaded = scope.key;
+      this.#bridged = '';
       this.failure = null;
-      this.#resume(scope, later, signal);
+      this.#resume(run);
     } catch (error) {
-      if (signal.aborted || (isAbort(error) && signal.aborted)) return;
+      if (signal.aborted) return;
       this.failure = sentence(error);
-      if (scope.liveRange === null) {
-        this.#clear();
-        this.status = 'error';
+      this.failureCode = error instanceof ApiError ? (error.problem?.code ?? '') : '';
+      if (!missing && this.#bridged !== scope.key) this.#clear();
+      if (live && retryable(error)) {
+        // The history is away, live data goes on.
+        if (!missing) this.#bridged = scope.key;
+        run.later(retries[Math.min(attempt, retries.length - 1)] as number, () => void this.#load(run, attempt + 1));
+        this.#resume(run);
       } else {
-        // History is away, live data goes on.
-        if (this.#loaded !== scope.key) this.#clear();
-        this.#loaded = scope.key;
-        if (this.times.length === 0) this.status = 'error';
-        this.#resume(scope, later, signal);
-        if (retryable(error as ApiError))
-          later(retries[Math.min(attempt, retries.length - 1)] as number, () => {
-            if (this.times.length === 0) this.#loaded = '';
-            void this.#load(scope, signal, later, attempt + 1);
-          });
+        this.status = 'error';
+        this.version++;
       }
-      this.version++;
-    } finally {
-      if (!signal.aborted) this.busy = false;
     }
   }
 
-  async #reload(scope: Scope, signal: AbortSignal, later: Later): Promise<void> {
-    this.#loaded = '';
-    await this.#load(scope, signal, later, 0);
+  #askAll({ scope, signal }: Run): Promise<Series> {
+    const { liveRange, from, to } = scope;
+    return this.#ask(scope, liveRange === null ? from : `-${liveRange}ms`, to, this.#step(scope), signal);
   }
 
-  #ask(scope: Scope, from: number | string, signal: AbortSignal): Promise<Series> {
-    const { table, fields, hosts, labels, step = 'auto' } = this.request;
+  /** What is newer than this, in the steps that are there. */
+  #askPart({ scope, signal }: Run, from: number): Promise<Series> {
+    return this.#ask(scope, from, 0, `${this.stepMs}ms`, signal);
+  }
+
+  #ask(scope: Scope, from: number | string, to: number, step: string, signal: AbortSignal): Promise<Series> {
+    const { table, fields, hosts, labels } = this.request;
     return this.#api.series(
       {
         table: table.name,
@@ -177,57 +196,68 @@ export class History {
         hosts,
         labels,
         from,
-        to: scope.liveRange !== null ? 'now' : scope.to,
-        // A part is asked for in the steps of the whole.
-        step: typeof from === 'number' && scope.liveRange !== null ? `${this.stepMs / 1000}s` : step,
+        to: scope.liveRange === null ? to : 'now',
+        step,
         agg: scope.agg,
       },
       signal,
     );
   }
 
-  #resume(scope: Scope, later: Later, signal: AbortSignal): void {
+  /** Every frame a point while that is not too many; else what the collector thinks fit. */
+  #step({ liveRange, from, to }: Scope): string {
+    const { step, intervalMs = null } = this.request;
+    if (step) return step;
+    const length = liveRange ?? to - from;
+    const recent = liveRange !== null || this.#view.now - from < rawAge;
+    return intervalMs !== null && recent && length / intervalMs <= framesMost ? `${intervalMs}ms` : 'auto';
+  }
+
+  #resume(run: Run): void {
     const pending = this.#pending ?? [];
     this.#pending = null;
     this.status = 'ready';
-    for (const rows of pending) this.#arrive(rows, scope, later, signal);
+    for (const rows of pending) this.#arrive(rows, run);
     this.version++;
   }
 
-  #arrive(rows: LiveRows, scope: Scope, later: Later, signal: AbortSignal): void {
+  #arrive(rows: LiveRows, run: Run): void {
     if (this.#pending) {
       if (this.#pending.length >= pendingMost) this.#pending.shift();
       this.#pending.push(rows);
       return;
     }
-    const before = this.#newest.get(rows.host) ?? this.times.at(-1);
-    const bucket = this.stepMs > 0 ? this.#bucket(rows.time) : rows.time;
-    const jump = before !== undefined && rows.time - before > Math.max(this.stepMs, rows.intervalMs) * 1.5;
-    const finished = this.stepMs > rows.intervalMs && before !== undefined && bucket > this.#bucket(before);
-    this.#put(rows, scope);
+    const before = this.#newest.get(rows.host) ?? this.#filled;
+    const moment = this.#moments.get(rows.host);
+    this.#put(rows, run.scope);
     this.#changed(rows.time);
-    // A hole (a lost connection, a sleeping tab, a slow reader) or a finished step that was averaged here: ask the store.
-    if ((jump || finished) && before !== undefined) this.#catchUp(this.#bucket(before), scope, later, signal);
+    if (before === null) return;
+    // A hole (a lost connection, a sleeping tab, a slow reader, a store that is a moment behind), or a wide step of
+    // which not all frames were seen here: the store is asked.
+    const hole = rows.time - before > Math.max(this.stepMs, rows.intervalMs) * 1.5;
+    const finished = moment !== undefined && moment !== this.#moments.get(rows.host);
+    const partial = finished && moment.frames < Math.floor(this.stepMs / rows.intervalMs);
+    if (hole || partial) this.#catchUp(this.#bucket(before), run);
   }
 
-  #catchUp(from: number, scope: Scope, later: Later, signal: AbortSignal): void {
+  #catchUp(from: number, run: Run): void {
     const waiting = Number.isFinite(this.#catchUpFrom);
     this.#catchUpFrom = Math.min(this.#catchUpFrom, from);
     if (waiting) return;
-    later(storeDelay, () => {
-      const start = Math.max(this.#catchUpFrom, (this.times[0] ?? 0) - this.stepMs);
+    run.later(storeDelay, () => {
+      const start = Math.max(this.#catchUpFrom, this.times[0] ?? 0);
       this.#catchUpFrom = Number.POSITIVE_INFINITY;
-      this.#ask(scope, start, signal).then(
+      this.#askPart(run, start).then(
         (answer) => {
-          if (signal.aborted || answer.stepMs !== this.stepMs) return;
+          if (run.signal.aborted || answer.stepMs !== this.stepMs) return;
           this.#merge(answer);
           this.failure = null;
           this.version++;
         },
         (error: unknown) => {
-          if (signal.aborted) return;
+          if (run.signal.aborted) return;
           this.failure = sentence(error);
-          later(retries[1] as number, () => this.#catchUp(start, scope, later, signal));
+          run.later(retries[1] as number, () => this.#catchUp(start, run));
         },
       );
     });
@@ -257,28 +287,30 @@ export class History {
     this.times = [];
     this.entities = [];
     this.stepMs = 0;
+    this.#loaded = '';
+    this.#bridged = '';
+    this.#filled = null;
     this.#byName.clear();
     this.#newest.clear();
     this.#moments.clear();
   }
 
-  #replace(answer: Series): void {
-    this.#clear();
-    this.stepMs = answer.stepMs;
-    this.#view.synchronize(answer.to);
-    this.#merge(answer);
-  }
-
-  #merge(answer: Series): void {
-    const rows = answer.times.map((time) => this.#row(time));
-    for (const { labels, field, values } of answer.series) {
+  #merge({ times, series }: Series): void {
+    // Steps before the first value are not kept: they would only be looked through.
+    const first = this.times.length > 0 ? 0 : firstFilled(series);
+    const rows = times.map((time, index) => (index < first ? -1 : this.#row(time)));
+    // The newest step is better known here: the store may be a moment behind.
+    const newest = this.#bucket(Math.max(0, ...this.#newest.values()));
+    for (const { labels, field, values } of series) {
       const entity = this.#entity(labels);
       const column = this.#column(entity, field);
-      for (let index = 0; index < values.length; index++) {
+      for (let index = first; index < values.length; index++) {
         const value = values[index] ?? null;
+        if (value === null) continue;
         const row = rows[index] as number;
-        // What came live and is not stored yet stays.
-        if (value !== null) column[row] = value;
+        const time = times[index] as number;
+        if (time !== newest || column[row] === null) column[row] = value;
+        if (this.#filled === null || time > this.#filled) this.#filled = time;
       }
     }
   }
@@ -289,14 +321,17 @@ export class History {
     const newest = this.#newest.get(rows.host) ?? 0;
     // The newest state comes again with every subscription: counted once.
     if (rows.time < newest || (wide && rows.time === newest)) return;
+    // The newest state of a host that is offline may be older than what is shown.
+    if (scope.liveRange !== null && rows.time < this.#view.now - scope.liveRange) return;
     this.#newest.set(rows.host, rows.time);
     const bucket = this.#bucket(rows.time);
     const row = this.#row(bucket);
     let moment = this.#moments.get(rows.host);
     if (moment?.time !== bucket) {
-      moment = { time: bucket, counts: new Map() };
+      moment = { time: bucket, frames: 0, counts: new Map() };
       this.#moments.set(rows.host, moment);
     }
+    moment.frames++;
     const count = this.#keys.length > 0 ? (rows.labels[this.#keys[0] as string]?.length ?? 0) : 1;
     for (let index = 0; index < count; index++) {
       const labels: Record<string, string> = { host: rows.host };
@@ -383,7 +418,16 @@ export class History {
   }
 }
 
-type Later = (milliseconds: number, what: () => void) => void;
+/** The first step in which any series has a value; as many as there are when none has. */
+function firstFilled(series: Series['series']): number {
+  let first = Number.POSITIVE_INFINITY;
+  for (const { values } of series) {
+    const index = values.findIndex((value) => value !== null);
+    if (index >= 0) first = Math.min(first, index);
+  }
+  return first;
+}
 
 /** What is wrong with the request itself does not become right by waiting. */
-const retryable = ({ status }: ApiError): boolean => status === 0 || status === 429 || status >= 500;
+const retryable = (error: unknown): boolean =>
+  !(error instanceof ApiError) || error.status === 0 || error.status === 429 || error.status >= 500;

@@ -265,9 +265,11 @@ export class View {
     if (this.live && time > this.#now) this.#now = time;
   }
 
-  /** What the collector says is now. */
+  /** What the collector says is now, to the second. */
   synchronize(collectorNow: number): void {
-    this.#skew = collectorNow - Date.now();
+    const skew = collectorNow - Date.now();
+    // Less is the way of the answer and the cut-off part of the second.
+    this.#skew = Math.abs(skew) < skewLeast ? 0 : skew;
   }
 
   setTheme(theme: (typeof themes)[number]): void {
@@ -307,6 +309,8 @@ export class View {
   }
 }
 
+/** Clocks that differ by less are taken as equal, milliseconds. */
+const skewLeast = 3_000;
 /** How often a live range moves on when no frames arrive, milliseconds. */
 const idleAdvance = 10_000;
 const themeKey = 'fleetreel.theme';
