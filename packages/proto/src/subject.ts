@@ -38,6 +38,16 @@ export function parseSubject(text: string): Address | undefined {
 /** JetStream's message id of a frame: within the duplicate window, the same id is stored once. */
 export const messageId = (session: string, sequence: number): string => `${session}-${sequence}`;
 
+/** The key-value bucket in which machines claim the names of hosts. */
+export const claimBucket = 'claims';
+
+/** The key of a host in every bucket: `<tenant>.<host>`. */
+export const hostKey = (tenant: string, host: string): string => `${token('tenant', tenant)}.${token('host', host)}`;
+
+/** Where the holder of a name answers that it lives; outside of the log. */
+export const claimSubject = (tenant: string, host: string, session: string): string =>
+  `fr.claim.${hostKey(tenant, host)}.${session}`;
+
 /** A name as one token of a subject or key: dots are written `_`. */
 export function token(what: 'tenant' | 'host', text: string): string {
   if (!name.test(text))

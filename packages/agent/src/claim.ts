@@ -1,0 +1,210 @@
+import { claimBucket, claimSubject, type HostRefusal, hostKey } from '@fleetreel/proto';
+import { JetStreamApiError, StorageType } from '@nats-io/jetstream';
+import { type KV, type KvEntry, Kvm } from '@nats-io/kv';
+import { errors, type NatsConnection, type Subscription } from '@nats-io/transport-node';
+import type { Clock } from '#clock.ts';
+import { claimAnswerMilliseconds, publishRetryMilliseconds, refusalRepeatMilliseconds } from '#limits.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
+
+/** Who holds a host's name: the value in the bucket. */
+export type Claim = {
+  machineId: string;
+  /** The kernel's identity of this boot: the same machine id under another one is a reboot or a clone. */
+  bootId: string;
+  session: string;
+  addresses: string[];
+  /** UTC, milliseconds since 1970. */
+  claimedAt: number;
+};
+
+export type ClaimOptions = {
+  connection: NatsConnection;
+  tenant: string;
+  host: string;
+  claim: Claim;
+  clock: Clock;
+  telemetry: Telemetry;
+};
+
+type Found = { taken: true } | { taken: false; holder: Claim; reason: string };
+
+/**
+ * A host's name, which one machine holds. It is taken by compare-and-set; whoever finds it held by another machine is
+ * refused until the entry is deleted.
+ */
+export class HostName {
+  readonly #options: ClaimOptions;
+  readonly #key: string;
+  readonly #kv: KV;
+  readonly #answering: Subscription;
+
+  private constructor(options: ClaimOptions, kv: KV) {
+    this.#options = options;
+    this.#key = hostKey(options.tenant, options.host);
+    this.#kv = kv;
+    // Another machine asks whether this one lives.
+    this.#answering = options.connection.subscribe(claimSubject(options.tenant, options.host, options.claim.session), {
+      callback: (error, message) => {
+        if (!error) message.respond(JSON.stringify(options.claim));
+      },
+    });
+  }
+
+  static async open(options: ClaimOptions): Promise<HostName> {
+    const kv = await new Kvm(options.connection).create(claimBucket, { history: 1, storage: StorageType.File });
+    return new HostName(options, kv);
+  }
+
+  /** Why the name can't be taken, or undefined when it can; changes nothing. */
+  static async obstacle(options: ClaimOptions): Promise<string | undefined> {
+    const { connection, tenant, host } = options;
+    let entry: KvEntry | null;
+    try {
+      const kv = await new Kvm(connection).open(claimBucket);
+      entry = await kv.get(hostKey(tenant, host));
+    } catch (cause) {
+      // Without the bucket nobody has ever claimed a name here.
+      if (cause instanceof JetStreamApiError && cause.status === 404) return undefined;
+      throw cause;
+    }
+    const holder = claimIn(entry);
+    return holder && whyNot(options, holder);
+  }
+
+  /** Resolves when the name is ours; every refusal on the way goes to `refused`. */
+  async take(refused: (refusal: HostRefusal) => void, signal: AbortSignal): Promise<void> {
+    const { clock, telemetry, host } = this.#options;
+    let pause_ms: number = publishRetryMilliseconds.min;
+    for (;;) {
+      signal.throwIfAborted();
+      try {
+        const found = await this.#try();
+        if (found.taken) {
+          telemetry.nameClaimed(host);
+          return;
+        }
+        telemetry.nameRefused(found.reason, host, found.holder);
+        refused(this.#refusal(found));
+        await this.#change(found.holder, signal);
+        pause_ms = publishRetryMilliseconds.min;
+      } catch (cause) {
+        signal.throwIfAborted();
+        telemetry.failed('the name could not be claimed; trying again', cause);
+        await clock.sleep(pause_ms, signal);
+        pause_ms = Math.min(pause_ms * 2, publishRetryMilliseconds.max);
+      }
+    }
+  }
+
+  /** Resolves with the reason when another session has taken the name. A name that was forgotten is taken anew. */
+  async lost(signal: AbortSignal): Promise<string | undefined> {
+    const { clock, claim, host, telemetry } = this.#options;
+    while (!signal.aborted) {
+      try {
+        const watch = await this.#kv.watch({ key: this.#key });
+        const stop = () => watch.stop();
+        signal.addEventListener('abort', stop, { once: true });
+        try {
+          for await (const entry of watch) {
+            const holder = claimIn(entry);
+            if (holder === undefined) {
+              const found = await this.#try();
+              if (!found.taken) return found.reason;
+            } else if (holder.session !== claim.session)
+              return `Another agent has taken the name "${host}": machine ${holder.machineId} at ${list(holder.addresses)}. Stopped, so that the two are not mixed.`;
+          }
+        } finally {
+          signal.removeEventListener('abort', stop);
+          watch.stop();
+        }
+      } catch (cause) {
+        if (signal.aborted) return undefined;
+        telemetry.failed('the claim could not be watched; trying again', cause);
+      }
+      await clock.sleep(publishRetryMilliseconds.max, signal).catch(() => undefined);
+    }
+    return undefined;
+  }
+
+  close(): void {
+    this.#answering.unsubscribe();
+  }
+
+  async #try(): Promise<Found> {
+    const entry = await this.#kv.get(this.#key);
+    const holder = claimIn(entry);
+    const value = JSON.stringify(this.#options.claim);
+    if (holder === undefined) await this.#kv.create(this.#key, value);
+    else if (holder.session !== this.#options.claim.session) {
+      const reason = await whyNot(this.#options, holder);
+      if (reason !== undefined) return { taken: false, holder, reason };
+      await this.#kv.update(this.#key, value, (entry as KvEntry).revision);
+    }
+    return { taken: true };
+  }
+
+  /** Resolves when the entry is no longer this holder's, or after a while, since a clone may have been shut down. */
+  async #change(holder: Claim, signal: AbortSignal): Promise<void> {
+    const watch = await this.#kv.watch({ key: this.#key });
+    const timer = AbortSignal.any([signal, AbortSignal.timeout(refusalRepeatMilliseconds)]);
+    const probe = setInterval(() => {
+      void whyNot(this.#options, holder).then(
+        (reason) => reason === undefined && watch.stop(),
+        () => undefined,
+      );
+    }, 60_000);
+    const stop = () => watch.stop();
+    timer.addEventListener('abort', stop, { once: true });
+    try {
+      for await (const entry of watch) if (claimIn(entry)?.session !== holder.session) break;
+    } finally {
+      clearInterval(probe);
+      timer.removeEventListener('abort', stop);
+      watch.stop();
+    }
+  }
+
+  #refusal({ holder, reason }: { holder: Claim; reason: string }): HostRefusal {
+    const { host, claim, clock } = this.#options;
+    return {
+      host,
+      machine_id: claim.machineId,
+      addresses: claim.addresses,
+      holder_machine_id: holder.machineId,
+      holder_addresses: holder.addresses,
+      time_us: clock.now_us(),
+      reason,
+    };
+  }
+}
+
+const list = (addresses: readonly string[]): string => addresses.join(', ') || 'an unknown address';
+
+/** The claim in an entry; undefined where there is none. @throws where it is not a claim */
+function claimIn(entry: KvEntry | null): Claim | undefined {
+  if (entry?.operation !== 'PUT') return undefined;
+  try {
+    return entry.json<Claim>();
+  } catch (cause) {
+    throw new Error(`the entry ${entry.key} in the bucket ${claimBucket} can't be read: ${sentence(cause)}`, { cause });
+  }
+}
+
+/** Why a name can't be taken from its holder; undefined when it can. */
+async function whyNot({ tenant, host, claim, connection }: ClaimOptions, holder: Claim): Promise<string | undefined> {
+  const who = `machine ${holder.machineId} at ${list(holder.addresses)}`;
+  if (holder.machineId !== claim.machineId)
+    return `The name "${host}" is held by ${who}, and this is machine ${claim.machineId}. Give this one another name (--host), or forget the other in the console.`;
+  if (holder.bootId === claim.bootId) return undefined;
+  try {
+    await connection.request(claimSubject(tenant, host, holder.session), undefined, {
+      timeout: claimAnswerMilliseconds,
+    });
+  } catch (cause) {
+    // Nobody is there: the machine was booted anew.
+    if (cause instanceof errors.RequestError && cause.isNoResponders()) return undefined;
+    if (cause instanceof errors.NoRespondersError || cause instanceof errors.TimeoutError) return undefined;
+    throw cause;
+  }
+  return `The name "${host}" is held by ${who}, which runs now and has the same machine id: one is a clone of the other. Give this one a machine id of its own (systemd-machine-id-setup), and another name.`;
+}

@@ -1,0 +1,104 @@
+import { namePattern } from '@fleetreel/proto';
+import { Duration, milliseconds, type Program, SettingsError } from '@fleetreel/proto/settings';
+import Type, { type Static } from 'typebox';
+import { intervalMilliseconds } from '#limits.ts';
+import manifest from '../package.json' with { type: 'json' };
+
+const root = (fallback: string, what: string) => Type.String({ default: fallback, description: `Folder of ${what}` });
+
+const settings = Type.Object({
+  host: Type.Optional(
+    Type.String({
+      pattern: namePattern,
+      expects: 'a name of letters, digits, "-", "_" and "."',
+      description: "Name of this host, unique within the tenant; absent: the system's host name",
+    }),
+  ),
+  tenant: Type.String({
+    pattern: namePattern,
+    expects: 'a name of letters, digits, "-", "_" and "."',
+    default: 'default',
+    description: 'Whose host this is',
+  }),
+  machine_id: Type.Optional(
+    Type.String({
+      pattern: '^[A-Za-z0-9-]{8,64}$',
+      expects: '8 to 64 letters, digits and "-"',
+      description: "The machine's identity; absent: /etc/machine-id",
+    }),
+  ),
+  interval: Duration('5s', { description: 'Time between two samples, from 1s to 300s', examples: ['1s', '60s'] }),
+  tags: Type.Record(Type.String(), Type.String(), {
+    default: {},
+    description: 'Tags of this host',
+    examples: ['rack=a3,role=web'],
+  }),
+  nats: Type.Object({
+    url: Type.String({
+      default: 'nats://127.0.0.1:4222',
+      minLength: 1,
+      description: 'Where the log is; several servers of one cluster are separated by commas',
+    }),
+  }),
+  sources: Type.Object({
+    disable: Type.Array(Type.String(), {
+      default: [],
+      description: 'Sources that are not read',
+      examples: ['tcp_connection,clock'],
+    }),
+  }),
+  roots: Type.Object({
+    proc: root('/proc', 'the proc file system'),
+    sys: root('/sys', 'the sys file system'),
+    etc: root('/etc', "the system's configuration"),
+    run: root('/run', 'run-time files'),
+  }),
+  queue: Type.Object({
+    frames: Type.Integer({
+      default: 17_280,
+      minimum: 1,
+      description: 'Frames that are kept while the log does not take them; the oldest go first',
+    }),
+    bytes: Type.Integer({
+      default: 32 * 1024 * 1024,
+      minimum: 1024 * 1024,
+      description: 'Bytes of frames that are kept while the log does not take them; the oldest go first',
+    }),
+  }),
+  data: Type.String({
+    default: '/var/lib/fleetreel',
+    description: 'Folder of what has to be kept: a machine id, where the system has none',
+  }),
+  log: Type.Object({
+    level: Type.Union(
+      (['trace', 'debug', 'info', 'warn', 'error'] as const).map((level) => Type.Literal(level)),
+      { default: 'info', description: 'Least severe line that is logged' },
+    ),
+  }),
+});
+
+export type Settings = Readonly<Static<typeof settings>>;
+
+/** What the agent is called, can do and can be told. */
+export const program = {
+  name: 'fleetreel-agent',
+  version: manifest.version,
+  summary: 'Samples this host and publishes frames to the log',
+  commands: {
+    run: 'Sample and publish until it is stopped',
+    inventory: "Say what can be seen here, what can't, and why",
+    check: 'Say whether the settings are right, NATS can be reached and the name is free; changes nothing',
+  },
+  switches: { json: 'Answer in JSON (inventory)' },
+  defaultFile: '/etc/fleetreel/agent.yaml',
+  settings,
+} satisfies Program<typeof settings>;
+
+/** The sampling interval. @throws SettingsError where it is out of bounds */
+export function interval(checked: Settings): number {
+  const value = milliseconds(checked.interval);
+  const { min, max } = intervalMilliseconds;
+  if (value < min || value > max)
+    throw new SettingsError(`interval: ${checked.interval} is not from ${min / 1000}s to ${max / 1000}s.`);
+  return value;
+}

@@ -1,0 +1,45 @@
+// Every bound of the agent: unit, reason, and how the bounds relate.
+import assert from 'node:assert/strict';
+
+/** Frames sent and not yet acknowledged: enough to fill the round trip of a far server at 1 s intervals and a backlog. */
+export const publishWindowFrames = 128;
+
+/** How long a frame is kept beyond its acknowledgement: longer than the log's sync_interval of 1 s. */
+export const keepAcknowledgedMilliseconds = 3000;
+
+/** How long an acknowledgement is waited for before the frame is sent again. */
+export const acknowledgeMilliseconds = 5000;
+
+/** Pauses after a failure to publish, doubled each time from the first to the last. */
+export const publishRetryMilliseconds = { min: 250, max: 5000 } as const;
+
+/** Pauses before a failed source is tried again, doubled each time. */
+export const sourceRetryMilliseconds = { min: 1000, max: 60_000 } as const;
+
+/** How often a source that is not here is looked for again: hardware and modules come and go. */
+export const unavailableRetryMilliseconds = 60_000;
+
+/** The longest that a tick waits for its sources; never more than half of the interval. */
+export const sourceAnswerMilliseconds = 1000;
+
+/** The longest that stopping waits for acknowledgements. */
+export const stopMilliseconds = 5000;
+
+/** The sampling interval's bounds. */
+export const intervalMilliseconds = { min: 1000, max: 300_000 } as const;
+
+/** A reason is a label of the store: longer ones are cut. */
+export const reasonCharactersMax = 300;
+
+/** How often the host description is looked at for changes. */
+export const describeMilliseconds = 3_600_000;
+
+/** How often a refused machine repeats its refusal. */
+export const refusalRepeatMilliseconds = 3_600_000;
+
+/** How long another machine has to answer that it lives. */
+export const claimAnswerMilliseconds = 2000;
+
+assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
+assert(publishRetryMilliseconds.min < publishRetryMilliseconds.max);
+assert(sourceAnswerMilliseconds * 2 >= intervalMilliseconds.min, 'half of the shortest interval is the tightest limit');

@@ -1,0 +1,69 @@
+#!/usr/bin/env node
+// The agent's command line: the only file that touches arguments, environment, exit code and signals.
+import { randomBytes } from 'node:crypto';
+import { subject } from '@fleetreel/proto';
+import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
+import { check } from '#check.ts';
+import { systemClock } from '#clock.ts';
+import { interval, program, type Settings } from '#config.ts';
+import { identify } from '#host.ts';
+import { inventory } from '#inventory.ts';
+import { run } from '#run.ts';
+import type { Context, Source } from '#source.ts';
+import { sourcesFor } from '#sources/index.ts';
+import { sentence } from '#telemetry.ts';
+
+try {
+  const invocation = readSettings(program, process.argv.slice(2), process.env);
+  if ('help' in invocation) console.log(invocation.help);
+  else process.exitCode = await start(invocation.command, invocation.settings, invocation.switches.has('json'));
+} catch (error) {
+  console.error(`${program.name}: ${sentence(error)}`);
+  process.exitCode = error instanceof SettingsError ? error.exitCode : 1;
+}
+
+async function start(command: string, settings: Settings, json: boolean): Promise<number> {
+  const interval_ms = interval(settings);
+  const sources = choose(settings);
+  if (command === 'inventory') {
+    console.log(await inventory(sources, systemClock, json));
+    return 0;
+  }
+  const identity = identity_(settings);
+  const session = randomBytes(8).toString('hex');
+  if (command === 'check') return check({ settings, identity, session, print: (line) => console.log(line) });
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      // Somebody who asks twice does not want to wait.
+      if (stopping.signal.aborted) process.exit(1);
+      stopping.abort();
+    });
+  return run({ settings, identity, session, interval_ms, sources, clock: systemClock, signal: stopping.signal });
+}
+
+function choose(settings: Settings): Source[] {
+  const context: Context = { roots: settings.roots, clock: systemClock, platform: process.platform };
+  const sources = sourcesFor(process.platform).map((make) => make(context));
+  const names = sources.map(({ name }) => name);
+  for (const name of settings.sources.disable)
+    if (!names.includes(name))
+      throw new SettingsError(`sources.disable: there is no source "${name}". ${suggestion(name, names)}`);
+  return sources.filter(({ name }) => !settings.sources.disable.includes(name));
+}
+
+function identity_(settings: Settings) {
+  try {
+    const identity = identify(settings, settings.roots);
+    // A name that can't be part of a subject is found here, not at the first frame.
+    subject({ tenant: settings.tenant, kind: 'frame', host: identity.host });
+    return identity;
+  } catch (cause) {
+    if (cause instanceof RangeError)
+      throw new SettingsError(`${sentence(cause)}. Give this host another one with --host.`, { cause });
+    throw new SettingsError(
+      `data: this machine has no machine id, and none can be kept in ${settings.data} (${sentence(cause)}). Give a folder that can be written to, or machine_id.`,
+      { cause },
+    );
+  }
+}

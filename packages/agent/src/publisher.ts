@@ -1,0 +1,148 @@
+import { frameBytesMax, messageId } from '@fleetreel/proto';
+import { type JetStreamClient, jetstream } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/transport-node';
+import type { Clock } from '#clock.ts';
+import {
+  acknowledgeMilliseconds,
+  keepAcknowledgedMilliseconds,
+  publishRetryMilliseconds,
+  publishWindowFrames,
+} from '#limits.ts';
+import { Queue, type QueueBounds, type QueuedFrame } from '#queue.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
+
+/**
+ * Brings frames to the log: at least once, oldest first, so many at a time. A frame is forgotten some seconds after its
+ * acknowledgement; until then it is sent again after the connection was lost, and the log drops what it had.
+ */
+export class Publisher {
+  readonly #client: JetStreamClient;
+  readonly #connection: NatsConnection;
+  readonly #subject: string;
+  readonly #session: string;
+  readonly #queue: Queue;
+  readonly #clock: Clock;
+  readonly #telemetry: Telemetry;
+  readonly #stopping = new AbortController();
+  /** Counts connections: an acknowledgement for an earlier one says nothing about what is sent again. */
+  #connectionNumber = 0;
+  #inFlight = 0;
+  #connected = true;
+  #failing = false;
+  #pause_ms: number = publishRetryMilliseconds.min;
+  #pausing = false;
+  #idle = Promise.withResolvers<void>();
+
+  constructor(options: {
+    connection: NatsConnection;
+    subject: string;
+    session: string;
+    bounds: QueueBounds;
+    clock: Clock;
+    telemetry: Telemetry;
+  }) {
+    this.#connection = options.connection;
+    this.#client = jetstream(options.connection, { timeout: acknowledgeMilliseconds });
+    this.#subject = options.subject;
+    this.#session = options.session;
+    this.#queue = new Queue(options.bounds);
+    this.#clock = options.clock;
+    this.#telemetry = options.telemetry;
+  }
+
+  /** Frames that the log has not acknowledged, their bytes, and the age of the oldest. */
+  get waiting(): { frames: number; bytes: number; age_ms: number } {
+    const { frames, bytes, oldest_ms } = this.#queue.waiting;
+    return { frames, bytes, age_ms: oldest_ms === undefined ? 0 : this.#clock.monotonic_ms() - oldest_ms };
+  }
+
+  /** Takes a frame; it is sent as soon as the window and the connection allow. */
+  publish(sequence: number, bytes: Uint8Array): void {
+    if (bytes.length > frameBytesMax) {
+      this.#telemetry.framesGivenUp(1, 'frame size');
+      return;
+    }
+    const now_ms = this.#clock.monotonic_ms();
+    this.#queue.forget(now_ms - keepAcknowledgedMilliseconds);
+    const { dropped, bound } = this.#queue.append(sequence, bytes, now_ms);
+    if (dropped > 0) this.#telemetry.framesGivenUp(dropped, bound);
+    this.#pump();
+  }
+
+  /** The connection is gone: what is under way is not waited for. */
+  disconnected(): void {
+    this.#connected = false;
+  }
+
+  /** There is a connection again: what was not forgotten is sent again. */
+  reconnected(): void {
+    this.#connected = true;
+    this.#connectionNumber++;
+    this.#inFlight = 0;
+    this.#queue.forget(this.#clock.monotonic_ms() - keepAcknowledgedMilliseconds);
+    this.#queue.resend();
+    this.#pump();
+  }
+
+  /** Waits until everything is acknowledged or the time is over; returns how many frames were left. */
+  async stop(limit_ms: number): Promise<number> {
+    this.#idle = Promise.withResolvers();
+    const limit = new AbortController();
+    const over = this.#clock.sleep(limit_ms, limit.signal).catch(() => undefined);
+    if (this.#queue.waiting.frames > 0) await Promise.race([this.#idle.promise, over]);
+    limit.abort();
+    this.#stopping.abort();
+    return this.#queue.waiting.frames;
+  }
+
+  #pump(): void {
+    while (this.#connected && !this.#pausing && this.#inFlight < publishWindowFrames) {
+      const frame = this.#queue.nextWaiting();
+      if (!frame || this.#stopping.signal.aborted) return;
+      frame.state = 'sent';
+      this.#inFlight++;
+      void this.#send(frame, this.#connectionNumber);
+    }
+  }
+
+  async #send(frame: QueuedFrame, connectionNumber: number): Promise<void> {
+    const begin_ms = this.#clock.monotonic_ms();
+    let failure: unknown;
+    try {
+      await this.#client.publish(this.#subject, frame.bytes, { msgID: messageId(this.#session, frame.sequence) });
+    } catch (cause) {
+      failure = cause;
+    }
+    // Another connection has begun since: the frame is already being sent again.
+    if (connectionNumber !== this.#connectionNumber) return;
+    this.#inFlight--;
+    if (failure !== undefined) {
+      frame.state = 'waiting';
+      await this.#afterFailure(failure);
+    } else {
+      frame.state = 'acknowledged';
+      frame.acknowledgedAt_ms = this.#clock.monotonic_ms();
+      this.#telemetry.framePublished(frame.acknowledgedAt_ms - begin_ms);
+      this.#pause_ms = publishRetryMilliseconds.min;
+      if (this.#failing) {
+        this.#failing = false;
+        this.#telemetry.publishHealed(this.#queue.waiting.frames);
+      }
+      if (this.#inFlight === 0 && !this.#queue.nextWaiting()) this.#idle.resolve();
+    }
+    this.#pump();
+  }
+
+  /** No stream yet, no leader, a timeout: one pause for all that failed together, longer each time. */
+  async #afterFailure(cause: unknown): Promise<void> {
+    if (!this.#failing) {
+      this.#failing = true;
+      this.#telemetry.publishFailed(sentence(cause), this.#queue.waiting.frames);
+    }
+    if (this.#pausing || this.#connection.isClosed()) return;
+    this.#pausing = true;
+    await this.#clock.sleep(this.#pause_ms, this.#stopping.signal).catch(() => undefined);
+    this.#pause_ms = Math.min(this.#pause_ms * 2, publishRetryMilliseconds.max);
+    this.#pausing = false;
+  }
+}

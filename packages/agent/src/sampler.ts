@@ -1,0 +1,236 @@
+import type { Agent, Source as SourceTable, Tables } from '@fleetreel/proto';
+import type { Clock } from '#clock.ts';
+import {
+  reasonCharactersMax,
+  sourceAnswerMilliseconds,
+  sourceRetryMilliseconds,
+  unavailableRetryMilliseconds,
+} from '#limits.ts';
+import { type Source, Unavailable } from '#source.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
+
+/** What a source did last. */
+type State = 'ok' | 'unavailable' | 'failed';
+
+/** A source with how it stands. */
+type Watched = {
+  readonly source: Source;
+  isOpen: boolean;
+  /** Monotonic milliseconds at which the call under way began; undefined when none is. */
+  runningSince_ms: number | undefined;
+  /** Monotonic milliseconds before which it is left alone. */
+  notBefore_ms: number;
+  retry_ms: number;
+  state: State;
+  reason: string;
+  duration_s: number;
+};
+
+/** What one tick gathered. */
+export type Sample = { time_us: number; tables: Tables };
+
+export type SamplerOptions = {
+  sources: readonly Source[];
+  interval_ms: number;
+  clock: Clock;
+  telemetry: Telemetry;
+  /** The agent's own row. */
+  self: (tick_s: number) => Agent;
+};
+
+/**
+ * Samples all sources at ticks aligned to the wall clock. A source that throws, is not here or does not answer costs its
+ * own rows and says why in the table `source`; it never delays the others by more than the time limit.
+ */
+export class Sampler {
+  readonly #watched: readonly Watched[];
+  readonly #interval_ms: number;
+  readonly #limit_ms: number;
+  readonly #clock: Clock;
+  readonly #telemetry: Telemetry;
+  readonly #self: (tick_s: number) => Agent;
+  #lastTick_s = Number.NaN;
+
+  constructor({ sources, interval_ms, clock, telemetry, self }: SamplerOptions) {
+    this.#interval_ms = interval_ms;
+    this.#limit_ms = Math.min(interval_ms / 2, sourceAnswerMilliseconds);
+    this.#clock = clock;
+    this.#telemetry = telemetry;
+    this.#self = self;
+    this.#watched = sources.map((source) => ({
+      source,
+      isOpen: false,
+      runningSince_ms: undefined,
+      notBefore_ms: Number.NEGATIVE_INFINITY,
+      retry_ms: sourceRetryMilliseconds.min,
+      state: 'unavailable',
+      reason: 'not read yet',
+      duration_s: 0,
+    }));
+  }
+
+  /** Ticks until the signal; every sample goes to `take`. */
+  async run(take: (sample: Sample) => void, signal: AbortSignal): Promise<void> {
+    let before_ms = Number.NaN;
+    while (await this.#nextTick(signal)) {
+      const begin_ms = this.#clock.monotonic_ms();
+      // By the monotonic clock: a wall clock that was set is no missed tick.
+      const missed = Math.round((begin_ms - before_ms) / this.#interval_ms) - 1;
+      if (missed > 0) this.#telemetry.tickSkipped(missed);
+      before_ms = begin_ms;
+      take(await this.sample());
+    }
+  }
+
+  /** Reads every source that is due, once. */
+  async sample(): Promise<Sample> {
+    const time_us = this.#clock.now_us();
+    const begin_ms = this.#clock.monotonic_ms();
+    const tables: Tables = {};
+    const open = { yes: true };
+    const pending: Promise<void>[] = [];
+    for (const watched of this.#watched) {
+      if (!this.#isDue(watched, begin_ms)) continue;
+      const done = this.#read(watched, (rows) => open.yes && Object.assign(tables, rows));
+      if (done) pending.push(done);
+    }
+    if (pending.length > 0) await this.#within(Promise.all(pending), this.#limit_ms);
+    open.yes = false;
+
+    const tick_s = (this.#clock.monotonic_ms() - begin_ms) / 1000;
+    tables.agent = this.#self(this.#lastTick_s);
+    tables.source = this.#statusTable();
+    this.#lastTick_s = tick_s;
+    return { time_us, tables };
+  }
+
+  async close(): Promise<void> {
+    for (const watched of this.#watched) {
+      // A call that hangs would hang here, too; the process ends without it.
+      if (!watched.isOpen || watched.runningSince_ms !== undefined) continue;
+      try {
+        await watched.source.close();
+      } catch (cause) {
+        this.#telemetry.failed(`closing the source ${watched.source.name} failed`, cause);
+      }
+    }
+  }
+
+  #isDue(watched: Watched, now_ms: number): boolean {
+    if (watched.runningSince_ms !== undefined) {
+      const seconds = Math.round((now_ms - watched.runningSince_ms) / 1000);
+      this.#become(watched, 'failed', `has not answered for ${seconds} s`);
+      return false;
+    }
+    // Ticks come some milliseconds early or late: what is due within half of an interval is due now.
+    return watched.notBefore_ms <= now_ms + this.#interval_ms / 2;
+  }
+
+  /** Opens and samples; returns a promise only when the source needs one, so that most of a tick is one straight run. */
+  #read(watched: Watched, take: (rows: Tables) => void): Promise<void> | undefined {
+    const { source } = watched;
+    const begin_ms = this.#clock.monotonic_ms();
+    watched.runningSince_ms = begin_ms;
+    const succeed = (rows: Tables): void => {
+      this.#settle(watched, begin_ms);
+      watched.notBefore_ms = begin_ms + (source.every_ms ?? 0);
+      watched.retry_ms = sourceRetryMilliseconds.min;
+      this.#become(watched, 'ok', '');
+      take(rows);
+    };
+    const fail = (cause: unknown): void | Promise<void> => {
+      this.#settle(watched, begin_ms);
+      return this.#fail(watched, cause);
+    };
+    try {
+      const opened = watched.isOpen ? undefined : source.open();
+      if (opened) return opened.then(() => this.#sampleOpen(watched)).then(succeed, fail);
+      const rows = this.#sampleOpen(watched);
+      if (rows instanceof Promise) return rows.then(succeed, fail);
+      succeed(rows);
+    } catch (cause) {
+      return fail(cause) ?? undefined;
+    }
+    return undefined;
+  }
+
+  #sampleOpen(watched: Watched): Tables | Promise<Tables> {
+    watched.isOpen = true;
+    return watched.source.sample();
+  }
+
+  #settle(watched: Watched, begin_ms: number): void {
+    watched.runningSince_ms = undefined;
+    watched.duration_s = (this.#clock.monotonic_ms() - begin_ms) / 1000;
+  }
+
+  async #fail(watched: Watched, cause: unknown): Promise<void> {
+    const now_ms = this.#clock.monotonic_ms();
+    if (cause instanceof Unavailable) {
+      watched.notBefore_ms = now_ms + unavailableRetryMilliseconds;
+      this.#become(watched, 'unavailable', cause.message);
+    } else {
+      watched.notBefore_ms = now_ms + watched.retry_ms;
+      watched.retry_ms = Math.min(watched.retry_ms * 2, sourceRetryMilliseconds.max);
+      this.#become(watched, 'failed', sentence(cause));
+    }
+    if (!watched.isOpen) return;
+    watched.isOpen = false;
+    try {
+      await watched.source.close();
+    } catch (closing) {
+      this.#telemetry.failed(`closing the source ${watched.source.name} failed`, closing);
+    }
+  }
+
+  #become(watched: Watched, state: State, reason: string): void {
+    const changed = watched.state !== state || (state === 'unavailable' && watched.reason !== reason);
+    watched.state = state;
+    watched.reason = reason.slice(0, reasonCharactersMax);
+    if (changed) this.#telemetry.sourceChanged(watched.source.name, state, watched.reason);
+  }
+
+  #statusTable(): SourceTable {
+    const table: SourceTable = { source: [], state: [], reason: [], duration_seconds: [] };
+    const now_ms = this.#clock.monotonic_ms();
+    for (const watched of this.#watched) {
+      if (watched.runningSince_ms !== undefined && watched.state !== 'failed')
+        this.#become(
+          watched,
+          'failed',
+          `has not answered for ${Math.round((now_ms - watched.runningSince_ms) / 100) / 10} s`,
+        );
+      table.source.push(watched.source.name);
+      table.state.push(watched.state);
+      table.reason.push(watched.reason);
+      table.duration_seconds.push(
+        watched.runningSince_ms === undefined ? watched.duration_s : (now_ms - watched.runningSince_ms) / 1000,
+      );
+    }
+    return table;
+  }
+
+  /** Sleeps until the wall clock is at a multiple of the interval; false when the signal came first. */
+  async #nextTick(signal: AbortSignal): Promise<boolean> {
+    const interval_us = this.#interval_ms * 1000;
+    const next_us = (Math.floor(this.#clock.now_us() / interval_us) + 1) * interval_us;
+    try {
+      for (;;) {
+        const left_ms = (next_us - this.#clock.now_us()) / 1000;
+        // A clock that was set back would make this wait long: the interval is the most.
+        if (left_ms <= 0 || left_ms > this.#interval_ms) return !signal.aborted;
+        await this.#clock.sleep(Math.ceil(left_ms), signal);
+      }
+    } catch (cause) {
+      if (signal.aborted) return false;
+      throw cause;
+    }
+  }
+
+  async #within(work: Promise<unknown>, limit_ms: number): Promise<void> {
+    const limit = new AbortController();
+    const over = this.#clock.sleep(limit_ms, limit.signal).catch(() => undefined);
+    await Promise.race([work, over]);
+    limit.abort();
+  }
+}

@@ -1,0 +1,118 @@
+// Every log line and counter of the agent, declared once.
+import { type Logger, pino } from 'pino';
+
+/** What the agent counts about itself; the table `agent` shows it. */
+export class Telemetry {
+  readonly #log: Logger;
+  ticksSkipped = 0;
+  framesPublished = 0;
+  framesDropped = 0;
+  reconnects = 0;
+  #latencySum_ms = 0;
+  #latencies = 0;
+
+  constructor(level: string) {
+    this.#log = pino({ name: 'fleetreel-agent', level });
+  }
+
+  /** Mean time to acknowledgement since this was last asked, seconds; NaN when nothing was acknowledged. */
+  takePublishLatency(): number {
+    const mean = this.#latencies > 0 ? this.#latencySum_ms / this.#latencies / 1000 : Number.NaN;
+    this.#latencySum_ms = 0;
+    this.#latencies = 0;
+    return mean;
+  }
+
+  started(host: string, interval: string, sources: readonly string[]): void {
+    this.#log.info({ host, interval, sources }, 'sampling');
+  }
+
+  stopping(waiting: number): void {
+    this.#log.info({ waiting }, 'stopping');
+  }
+
+  /** Frames that were not acknowledged when the agent ended. */
+  abandoned(frames: number): void {
+    this.#log.error({ frames }, 'stopped with frames that the log has not acknowledged');
+  }
+
+  tickSkipped(count: number): void {
+    this.ticksSkipped += count;
+    this.#log.warn({ count }, 'ticks left out: the one before them was not done');
+  }
+
+  framePublished(latency_ms: number): void {
+    this.framesPublished++;
+    this.#latencySum_ms += latency_ms;
+    this.#latencies++;
+  }
+
+  framesGivenUp(count: number, bound: 'frames' | 'bytes' | 'frame size'): void {
+    // One line for the first and for each hundredth: an outage of hours makes thousands.
+    if (
+      this.framesDropped === 0 ||
+      Math.floor((this.framesDropped + count) / 100) > Math.floor(this.framesDropped / 100)
+    )
+      this.#log.error(
+        { dropped: this.framesDropped + count, bound },
+        'the queue is full: the oldest frames are given up',
+      );
+    this.framesDropped += count;
+  }
+
+  publishFailed(reason: string, waiting: number): void {
+    this.#log.warn({ reason, waiting }, 'frames wait: the log does not take them; they are sent again');
+  }
+
+  publishHealed(waiting: number): void {
+    this.#log.info({ waiting }, 'the log takes frames');
+  }
+
+  connecting(servers: string, reason: string): void {
+    this.#log.warn({ servers, reason }, 'NATS can not be reached; trying until it can');
+  }
+
+  connected(server: string): void {
+    this.#log.info({ server }, 'connected');
+  }
+
+  disconnected(): void {
+    this.#log.warn('the connection to NATS is lost');
+  }
+
+  reconnected(server: string): void {
+    this.reconnects++;
+    this.#log.info({ server }, 'connected again');
+  }
+
+  sourceChanged(source: string, state: string, reason: string): void {
+    if (state === 'ok') this.#log.info({ source }, 'the source can be read');
+    else this.#log[state === 'failed' ? 'warn' : 'info']({ source, state, reason }, 'the source can not be read');
+  }
+
+  nameClaimed(host: string): void {
+    this.#log.info({ host }, 'the name is ours');
+  }
+
+  nameRefused(reason: string, host: string, holder: unknown): void {
+    this.#log.error({ host, holder }, reason);
+  }
+
+  nameLost(reason: string): void {
+    this.#log.error(reason);
+  }
+
+  described(host: string): void {
+    this.#log.info({ host }, 'host description published');
+  }
+
+  failed(what: string, cause: unknown): void {
+    this.#log.warn({ reason: sentence(cause) }, what);
+  }
+}
+
+/** What a thrown value says. */
+export function sentence(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  return cause.message || (cause as NodeJS.ErrnoException).code || cause.name;
+}
