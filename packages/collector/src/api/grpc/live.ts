@@ -58,7 +58,7 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
   return {
     handlers,
     end() {
-      for (const stop of [...stops]) stop();
+      for (const stop of stops) stop();
     },
   };
 }

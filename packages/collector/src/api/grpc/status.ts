@@ -29,9 +29,16 @@ export function unary<Q, A>(
       parts.metrics.request('grpc', method, error?.code ?? 0, (performance.now() - began) / 1000);
       callback(error, value);
     };
-    answer(call.request).then(
-      (value) => done(null, value),
-      (error: unknown) => done(statusOf(error, method, parts), null),
-    );
+    void run();
+    async function run(): Promise<void> {
+      let value: A;
+      try {
+        value = await answer(call.request);
+      } catch (error) {
+        done(statusOf(error, method, parts), null);
+        return;
+      }
+      done(null, value);
+    }
   };
 }

@@ -30,17 +30,19 @@ const problems: Record<number, string> = {
   504: 'The store took too long',
 };
 
-/** The answers of a route: what it gives, and the problems it can have besides those that every route has. */
-export function answers(description: string, schema: TSchema, ...statuses: number[]) {
-  const entries = [...statuses, 421, 431, 500].map((status) => [
-    status,
-    {
-      description: problems[status] ?? 'A problem',
-      content: { 'application/problem+json': { schema: Type.Ref('Problem') } },
-    },
-  ]);
-  return {
-    200: { description, content: { 'application/json': { schema } } },
-    ...(Object.fromEntries(entries) as Record<number, unknown>),
-  };
+/** An answer in JSON. */
+export const json = (description: string, schema: TSchema) => ({
+  description,
+  content: { 'application/json': { schema } },
+});
+
+/** The problems that a route can have, besides those that every route has. */
+export function problem(...statuses: number[]): Record<number, unknown> {
+  const schema = Type.Ref('Problem');
+  return Object.fromEntries(
+    [...statuses, 421, 431, 500].map((status) => [
+      status,
+      { description: problems[status] ?? 'A problem', content: { 'application/problem+json': { schema } } },
+    ]),
+  );
 }

@@ -1,10 +1,10 @@
 import { catalog } from '@fleetreel/proto';
 import { Catalog } from '@fleetreel/proto/http';
 import Type from 'typebox';
-import { type App, answers } from '#api/http/app.ts';
+import { type App, json, problem } from '#api/http/app.ts';
 
 export function catalogRoutes(app: App): void {
-  const tables = catalog.map(({ id: _, ...table }) => table);
+  const tables = catalog.map(({ name, help, labels, fields }) => ({ name, help, labels, fields }));
   app.get(
     '/catalog',
     {
@@ -12,7 +12,7 @@ export function catalogRoutes(app: App): void {
         summary: 'All tables with their labels and fields',
         tags: ['history'],
         querystring: Type.Object({}),
-        response: answers('The catalogue, in the order of the contract', Catalog, 400),
+        response: { 200: json('The catalogue, in the order of the contract', Catalog), ...problem(400) },
       },
     },
     () => ({ tables }),

@@ -25,7 +25,9 @@ export async function docs(app: App, version: string): Promise<void> {
         { name: 'operation', description: 'The collector itself' },
       ],
     },
-    refResolver: { buildLocalReference: (schema, _, __, index) => (schema.$id as string | undefined) ?? `schema-${index}` },
+    refResolver: {
+      buildLocalReference: (schema, _, __, index) => (schema.$id as string | undefined) ?? `schema-${index}`,
+    },
   });
   await app.register(swaggerUi, {
     routePrefix: '/docs',

@@ -1,15 +1,10 @@
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
-import type { App } from '#api/http/app.ts';
+import { type App, json } from '#api/http/app.ts';
 
 const Ready = Type.Object({
   ready: Type.Boolean(),
   missing: Type.Array(Type.Object({ dependency: Type.String(), reason: Type.String() })),
-});
-
-const json = (description: string, schema: Type.TSchema) => ({
-  description,
-  content: { 'application/json': { schema } },
 });
 
 export function healthRoutes(app: App, { telemetry }: FaceParts): void {

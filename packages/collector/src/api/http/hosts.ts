@@ -3,7 +3,7 @@ import { unknown } from '@fleetreel/proto/errors';
 import { type Description, Host, Hosts, type Refusal } from '@fleetreel/proto/http';
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
-import { type App, answers } from '#api/http/app.ts';
+import { type App, json, problem } from '#api/http/app.ts';
 import type { HostState } from '#query/hosts.ts';
 
 const params = Type.Object({
@@ -20,7 +20,7 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
         summary: 'All hosts with their status',
         tags,
         querystring,
-        response: answers('Hosts by name', Hosts, 400),
+        response: { 200: json('Hosts by name', Hosts), ...problem(400, 503) },
       },
     },
     () => ({ hosts: rooms().query.hosts.list(tenant).map(hostJson) }),
@@ -28,7 +28,13 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
   app.get<{ Params: { host: string } }>(
     '/hosts/:host',
     {
-      schema: { summary: 'One host', tags, params, querystring, response: answers('The host', Host, 400, 404) },
+      schema: {
+        summary: 'One host',
+        tags,
+        params,
+        querystring,
+        response: { 200: json('The host', Host), ...problem(400, 404, 503) },
+      },
     },
     ({ params: { host } }) => {
       const { hosts } = rooms().query;
@@ -47,11 +53,7 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
         tags,
         params,
         querystring,
-        response: {
-          ...answers('', Type.Null(), 400, 403, 404, 503),
-          200: undefined,
-          204: { description: 'The host is forgotten' },
-        },
+        response: { 204: { description: 'The host is forgotten' }, ...problem(400, 403, 404, 503) },
       },
     },
     async ({ params: { host } }, reply) => {

@@ -1,7 +1,7 @@
 import { Latest, type Row } from '@fleetreel/proto/http';
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
-import { type App, answers } from '#api/http/app.ts';
+import { type App, json, problem } from '#api/http/app.ts';
 import { host, labels, labelsOf, many, one, type Parameters, table } from '#api/http/parameters.ts';
 import type { LatestRow } from '#query/latest.ts';
 
@@ -13,7 +13,10 @@ export function latestRoutes(app: App, { rooms, tenant }: FaceParts): void {
         summary: 'The newest row of every entity of a table',
         tags: ['history'],
         querystring: Type.Object({ table, host, ...labels }),
-        response: answers('Rows by host; a value that is not available is null', Latest, 400, 503, 504),
+        response: {
+          200: json('Rows by host; a value that is not available is null', Latest),
+          ...problem(400, 503, 504),
+        },
       },
     },
     async ({ query: parameters }) => {

@@ -4,7 +4,7 @@ import { type LiveMessage, LiveRequest, type LiveRows } from '@fleetreel/proto/h
 import Type from 'typebox';
 import Value from 'typebox/value';
 import type { FaceParts } from '#api/faces.ts';
-import { type App, answers } from '#api/http/app.ts';
+import { type App, problem } from '#api/http/app.ts';
 import { hostJson } from '#api/http/hosts.ts';
 import type { Update } from '#live/hub.ts';
 import { Outbox } from '#live/outbox.ts';
@@ -49,7 +49,7 @@ export function liveRoutes(app: App, parts: FaceParts): void {
         'Receive {"type":"rows",...}, the newest known first, {"type":"hosts",...} and {"type":"error",...}. A reader that is too slow gets the newest state, with the number of updates left out.',
       tags: ['live'],
       querystring: Type.Object({}),
-      response: { ...answers('', Type.Null(), 400, 403, 426), 200: undefined, 101: { description: 'A WebSocket' } },
+      response: { 101: { description: 'A WebSocket' }, ...problem(400, 403, 426) },
     },
     handler: () => {
       throw new ApiError('upgrade_required', { value: '/api/v1/live' });

@@ -1,7 +1,7 @@
 import { Series } from '@fleetreel/proto/http';
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
-import { type App, answers } from '#api/http/app.ts';
+import { type App, json, problem } from '#api/http/app.ts';
 import {
   agg,
   field,
@@ -25,7 +25,10 @@ export function seriesRoutes(app: App, { rooms, tenant }: FaceParts): void {
         summary: 'Fields of a table over a time range, aggregated by steps',
         tags: ['history'],
         querystring: Type.Object({ table, field, host, from, to, step, agg, ...labels }),
-        response: answers('One series for each field and entity, all on the same times', Series, 400, 503, 504),
+        response: {
+          200: json('One series for each field and entity, all on the same times', Series),
+          ...problem(400, 503, 504),
+        },
       },
     },
     async ({ query: parameters }): Promise<Series> => {

@@ -1,7 +1,7 @@
 // The HTTP face: thin routes over query and live, one form for errors, the OpenAPI document, the console.
 import websocket from '@fastify/websocket';
 import type { ApiError } from '@fleetreel/proto/errors';
-import fastify, { type FastifyBaseLogger } from 'fastify';
+import fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import type { TObject } from 'typebox';
 import type { Face, FaceParts } from '#api/faces.ts';
 import type { App } from '#api/http/app.ts';
@@ -37,7 +37,7 @@ export async function startHttp(parts: FaceParts, settings: HttpSettings): Promi
 export async function createApp(parts: FaceParts, consoleFolder: string | undefined): Promise<App> {
   const app: App = fastify({
     loggerInstance: parts.telemetry.log as FastifyBaseLogger,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: bodyBytesMax,
     routerOptions: { maxParamLength: pathPartCharactersMax },
     forceCloseConnections: 'idle',
