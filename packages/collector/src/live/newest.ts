@@ -33,7 +33,7 @@ export class NewestFrame {
 
   constructor(tenant: string, host: string, arrived: number, bytes: Uint8Array) {
     // A copy: what NATS hands over is part of a larger buffer that must not live as long as this.
-    const { slices, unknownFields: _, ...header } = scanFrame(bytes.slice());
+    const { slices, unknownFields: _, ...header } = scanFrame(new Uint8Array(bytes));
     this.tenant = tenant;
     this.host = host;
     this.header = header;
