@@ -27,16 +27,20 @@ export class KernelFile {
 
   /** @throws Unavailable when it is not here or may not be read. */
   open(): void {
+    let length: number;
     try {
-      this.#read();
+      length = this.#read();
     } catch (error) {
       throw unavailable(this.path, error);
     }
+    if (length === 0) throw masked(this.path);
   }
 
   /** Everything in it now. @throws the system's error */
   text(): string {
-    return buffer.toString('utf8', 0, this.#read());
+    // Reading may put a larger buffer in the place of this one.
+    const length = this.#read();
+    return buffer.toString('utf8', 0, length);
   }
 
   close(): void {
@@ -86,13 +90,13 @@ export class OptionalFile {
     if (this.#missing && this.#clock.monotonic_ms() < this.#retryAt_ms) return '';
     try {
       const text = this.#file.text();
-      this.#missing = undefined;
-      return text;
+      this.#missing = text === '' ? masked(this.#file.path) : undefined;
+      if (!this.#missing) return text;
     } catch (error) {
       this.#missing = unavailable(this.#file.path, error);
-      this.#retryAt_ms = this.#clock.monotonic_ms() + missingFileRetry_ms;
-      return '';
     }
+    this.#retryAt_ms = this.#clock.monotonic_ms() + missingFileRetry_ms;
+    return '';
   }
 
   close(): void {
@@ -109,7 +113,8 @@ export function readOnce(path: string): string {
     return '';
   }
   try {
-    return buffer.toString('utf8', 0, readAll(descriptor, path));
+    const length = readAll(descriptor, path);
+    return buffer.toString('utf8', 0, length);
   } catch {
     // Attributes of a device answer with an error where they have no meaning (the speed of a link that is down).
     return '';
@@ -148,6 +153,10 @@ export function unavailable(path: string, error: unknown): Unavailable {
           : `can't be read: ${cause.message}`;
   return new Unavailable(`${path} ${reason}`, { cause });
 }
+
+/** The reason why a file is empty: containers hide a file by putting /dev/null over it. */
+const masked = (path: string): Unavailable =>
+  new Unavailable(`${path} is empty here: it is masked in this container, or there is nothing to tell`);
 
 /** Fills the buffer with the whole file and returns its length. The kernel may give it in pieces. */
 function readAll(descriptor: number, path: string): number {

@@ -23,9 +23,9 @@ export function parseTimex(timex: Buffer, result: number): { [K in keyof Clock]:
   const word = (place: number): number => Number(timex.readBigInt64LE(place * 8));
   const status = timex.readInt32LE(5 * 8);
   return {
-    offset_seconds: word(1) * ((status & statusNano) === 0 ? 1e-6 : 1e-9),
-    maximum_error_seconds: word(3) * 1e-6,
-    estimated_error_seconds: word(4) * 1e-6,
+    offset_seconds: word(1) / ((status & statusNano) === 0 ? 1e6 : 1e9),
+    maximum_error_seconds: word(3) / 1e6,
+    estimated_error_seconds: word(4) / 1e6,
     synchronized_flag: result === timeError ? 0 : 1,
   };
 }

@@ -71,7 +71,7 @@ export function diskIo({ roots, clock }: Context): Source {
 }
 
 function pushDevice(table: DiskIo, device: string, counters: readonly number[], rates: Rates): void {
-  const latency = (time: number, operations: number): number => mean(time / 1000, operations);
+  const latency = (time: number, operations: number): number => mean(time, operations) / 1000;
   const reads = rates.increase(at.reads);
   const writes = rates.increase(at.writes);
   const readTime = rates.increase(at.readTime);

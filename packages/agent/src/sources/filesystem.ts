@@ -1,7 +1,7 @@
 import { type StatsFs, statfs } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout } from 'node:timers/promises';
 import type { Filesystem, Tables } from '@fleetreel/proto';
+import type { Clock } from '#clock.ts';
 import { withoutAbsent } from '#columns.ts';
 import { Cursor, KernelFile } from '#files.ts';
 import { percent } from '#rates.ts';
@@ -10,8 +10,8 @@ import type { Context, Source } from '#source.ts';
 /** A file system fills slowly, and asking a remote one costs a message. */
 const every_ms = 15_000;
 
-/** A file system that has not answered after this time counts as unresponsive. */
-export const answerWithin_ms = 1_000;
+/** All file systems together have this time to answer: less than a tick waits for its sources. */
+export const answerWithin_ms = 400;
 
 /**
  * A call to a hung file system keeps one of libuv's four threads until it returns, perhaps never. When so many are kept,
@@ -75,37 +75,48 @@ export type AskFilesystem = (path: string) => Promise<StatsFs>;
 const askSystem: AskFilesystem = (path) =>
   new Promise((resolve, reject) => statfs(path, (error, stats) => (error ? reject(error) : resolve(stats))));
 
-/** Asks file systems one after the other, and remembers those that hang. */
+/** Asks file systems one after the other, the local ones first, and remembers those that hang. */
 class Asker {
   readonly #ask: AskFilesystem;
+  readonly #clock: Clock;
   /** Calls that did not return in time and still have not, by mount. */
   readonly #hung = new Map<string, Mount>();
   #hungLocal = false;
 
-  constructor(ask: AskFilesystem) {
+  constructor(ask: AskFilesystem, clock: Clock) {
     this.#ask = ask;
+    this.#clock = clock;
   }
 
   get hung(): Iterable<string> {
     return this.#hung.keys();
   }
 
-  async answer(mount: Mount): Promise<Answer> {
-    if (this.#hung.has(mount.mount) || this.#hasHungServer(mount)) return 'unresponsive';
-    const remote = remoteTypes.test(mount.type);
-    if (this.#hungLocal || (remote && this.#hung.size >= hungCallsMax)) return 'not asked';
+  async answers(mounts: readonly Mount[]): Promise<Map<Mount, Answer>> {
+    const answers = new Map<Mount, Answer>();
     const limit = new AbortController();
-    const call = this.#ask(mount.mount);
-    try {
-      const late = setTimeout(answerWithin_ms, 'unresponsive' as const, { signal: limit.signal });
-      const answer = await Promise.race([call, late]);
-      if (answer === 'unresponsive') this.#remember(mount, remote, call);
-      return answer;
-    } catch (error) {
-      return error as Error;
-    } finally {
-      limit.abort();
-    }
+    const late = this.#clock.sleep(answerWithin_ms, limit.signal).then(
+      () => 'late' as const,
+      // All have answered before.
+      () => 'late' as const,
+    );
+    let isLate = false;
+    for (const remote of [false, true])
+      for (const mount of mounts) {
+        if (remoteTypes.test(mount.type) !== remote) continue;
+        if (this.#hung.has(mount.mount) || this.#hasHungServer(mount)) answers.set(mount, 'unresponsive');
+        else if (isLate || this.#hungLocal || (remote && this.#hung.size >= hungCallsMax))
+          answers.set(mount, 'not asked');
+        else {
+          const call = this.#ask(mount.mount);
+          const answer = await Promise.race([call, late]).catch((error: Error) => error);
+          isLate = answer === 'late';
+          if (isLate) this.#remember(mount, remote, call);
+          answers.set(mount, answer === 'late' ? 'unresponsive' : answer);
+        }
+      }
+    limit.abort();
+    return answers;
   }
 
   /** A server that hangs with one of its exports hangs with all. */
@@ -135,9 +146,9 @@ function serverOf(device: string): string {
 }
 
 /** Room in mounted file systems. A mount that hangs is reported as such and costs nothing else. */
-export function filesystem({ roots }: Context, ask: AskFilesystem = askSystem): Source {
+export function filesystem({ roots, clock }: Context, ask: AskFilesystem = askSystem): Source {
   const mountinfo = new KernelFile(join(roots.proc, 'self/mountinfo'));
-  const asker = new Asker(ask);
+  const asker = new Asker(ask, clock);
   let notAsked: string[] = [];
   let failed: string[] = [];
   return {
@@ -149,8 +160,10 @@ export function filesystem({ roots }: Context, ask: AskFilesystem = askSystem): 
       const table = emptyTable();
       notAsked = [];
       failed = [];
-      for (const mount of parseMountinfo(mountinfo.text())) {
-        const answer = await asker.answer(mount);
+      const mounts = parseMountinfo(mountinfo.text());
+      const answers = await asker.answers(mounts);
+      for (const mount of mounts) {
+        const answer = answers.get(mount) ?? 'not asked';
         if (answer === 'not asked') notAsked.push(mount.mount);
         else if (answer instanceof Error) failed.push(`${mount.mount}: ${answer.message}`);
         pushMount(table, mount, answer);
@@ -161,7 +174,7 @@ export function filesystem({ roots }: Context, ask: AskFilesystem = askSystem): 
     limitations() {
       const sentences = failed.map((reason) => `No numbers of ${reason}`);
       if (notAsked.length > 0)
-        sentences.push(`Not asked while ${[...asker.hung].join(', ')} do not answer: ${notAsked.join(', ')}`);
+        sentences.push(`Not asked for lack of an answer from ${[...asker.hung].join(', ')}: ${notAsked.join(', ')}`);
       return sentences;
     },
   };

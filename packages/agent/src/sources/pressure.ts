@@ -42,7 +42,7 @@ export function pressure({ roots, clock }: Context): Source {
       if (files.some((file) => file.text() !== '')) return;
       const [first] = files;
       throw new Unavailable(
-        `${first?.missing ?? 'the files are empty'}: pressure needs Linux 4.20 or newer, booted with psi=1 where it is off by default`,
+        `${first?.missing}: pressure needs Linux 4.20 or newer, booted with psi=1 where it is off by default`,
       );
     },
     sample(): Tables {
