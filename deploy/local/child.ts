@@ -10,7 +10,7 @@ export type Service = {
   command: string;
   args: readonly string[];
   /** Added to this process's environment. */
-  env?: Readonly<Record<string, string>>;
+  env?: Readonly<Record<string, string | undefined>>;
   /** Whether it can be used now. Never throws. */
   ready: (signal: AbortSignal) => Promise<boolean>;
 };
@@ -85,11 +85,12 @@ export class Child implements AsyncDisposable {
   async untilReady(ready: Service['ready'], milliseconds: number): Promise<void> {
     const signal = AbortSignal.timeout(milliseconds);
     for (;;) {
-      if (this.#exit) throw new Error(`${this.#name} ended (${describeExit(this.#exit)}): ${this.#said()}`);
+      if (this.#exit)
+        throw new Error(`${this.#name} ended (${describeExit(this.#exit)}) before it was ready.${this.#said()}`);
       if (await ready(signal)) return;
       if (signal.aborted)
-        throw new Error(`${this.#name} was not ready within ${milliseconds / 1000} s: ${this.#said()}`);
-      await Promise.race([this.exited, pause(25)]);
+        throw new Error(`${this.#name} was not ready within ${milliseconds / 1000} s.${this.#said()}`);
+      await Promise.race([this.exited, pause(50)]);
     }
   }
 
@@ -135,7 +136,7 @@ export class Child implements AsyncDisposable {
   }
 
   #said(): string {
-    return this.#last.join('\n') || 'it wrote nothing.';
+    return this.#last.map((line) => `\n${line}`).join('');
   }
 }
 

@@ -6,30 +6,36 @@ import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import { Child, describeExit } from '#local/child.ts';
 
 /** What is looked at on this machine; a test gives its own. */
 export type Machine = {
   env: Readonly<Record<string, string | undefined>>;
   home: string;
   /** Says something to the user, in one line. */
-  report(line: string): void;
+  report: (line: string) => void;
+  /** Breaks off what takes long. */
+  signal?: AbortSignal | undefined;
 };
 
-export const thisMachine = (report: Machine['report'] = () => {}): Machine => ({
+export const thisMachine = (report: Machine['report'] = () => {}, signal?: AbortSignal): Machine => ({
   env: process.env,
   home: homedir(),
   report,
+  signal,
 });
 
 /** Something needed is not on this machine and can't be got. The message is for the user: what was tried, what helps. */
 export class Missing extends Error {
   override name = 'Missing';
-  /** The command that would bring it, where there is one. */
-  readonly remedy: readonly string[] | undefined;
+  /** What the program ends with. */
+  readonly exitCode = 2;
+  /** The packages of Debian and Ubuntu that would bring it. */
+  readonly packages: readonly string[];
 
-  constructor(message: string, remedy?: readonly string[]) {
+  constructor(message: string, packages: readonly string[]) {
     super(message);
-    this.remedy = remedy;
+    this.packages = packages;
   }
 }
 
@@ -80,17 +86,20 @@ export async function longStep(
 ): Promise<void> {
   const begun = performance.now();
   const seconds = () => Math.round((performance.now() - begun) / 1000);
+  machine.signal?.throwIfAborted();
   machine.report(`${what} ...`);
+  const child = await Child.start({ name: command, command, args, env: { ...machine.env, ...env } });
+  const stop = () => void child.stop();
+  machine.signal?.addEventListener('abort', stop, { once: true });
   const timer = setInterval(() => machine.report(`${what} ... ${seconds()} s`), 10_000);
   try {
-    await promisify(execFile)(command, args, { env: { ...machine.env, ...env }, maxBuffer: 64 * 1024 * 1024 });
+    const exit = await child.exited;
+    machine.signal?.throwIfAborted();
+    if (exit.code !== 0) throw new Error(`${what} failed (${describeExit(exit)}):\n${child.lastLines.join('\n')}`);
     machine.report(`${what}: done in ${seconds()} s`);
-  } catch (cause) {
-    const { stdout = '', stderr = '', message } = cause as { stdout?: string; stderr?: string; message: string };
-    const last = `${stdout}\n${stderr}`.trim().split('\n').slice(-5).join('\n') || message;
-    throw new Error(`${what} failed:\n${last}`, { cause });
   } finally {
     clearInterval(timer);
+    machine.signal?.removeEventListener('abort', stop);
   }
 }
 

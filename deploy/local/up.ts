@@ -1,0 +1,287 @@
+// All of Fleetreel on this machine: nats-server, QuestDB, collector and agent as supervised children.
+import { join, resolve } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { build, built } from '#build.ts';
+import { type Credentials, credentials, FolderLock, LaunchError } from '#local/folder.ts';
+import { guardPid } from '#local/guard.ts';
+import { findNats, natsInfo, natsService } from '#local/nats.ts';
+import { cacheFolder, findProgram, longStep, type Machine, Missing } from '#local/obtain.ts';
+import { accepts, isFree, portHolder } from '#local/port.ts';
+import { findQuestdb, questdbService } from '#local/questdb.ts';
+import { type Supervised, Supervisor } from '#local/supervisor.ts';
+
+/** What `fleetreel up` can be told. An absent address means: start a server of its own. */
+export type UpSettings = Readonly<{
+  /** Folder of everything that is kept. */
+  data: string;
+  nats: Readonly<{ url?: string; port: number }>;
+  questdb: Readonly<{
+    http_url?: string;
+    http_port: number;
+    pg_host: string;
+    pg_port: number;
+    user: string;
+    password: string;
+    read_user: string;
+    read_password: string;
+  }>;
+  http: Readonly<{ port: number }>;
+  grpc: Readonly<{ port: number }>;
+}>;
+
+const root = join(import.meta.dirname, '..', '..');
+
+/** Each ends before what it talks to. */
+const stopOrder = ['agent', 'collector', 'QuestDB', 'nats-server'];
+
+/**
+ * Starts everything, says where it is, and keeps it running until the signal; then ends it in order.
+ * @throws LaunchError, Missing
+ */
+export async function up(settings: UpSettings, machine: Machine, signal: AbortSignal): Promise<void> {
+  const data = resolve(settings.data);
+  using lock = await FolderLock.take(data);
+  await checkPorts(settings);
+  const [nats, questdb] = await Promise.all([chooseNats(settings, machine), chooseQuestdb(settings, machine)]);
+  await build(machine);
+
+  const supervisor = new Supervisor(join(data, 'log'), machine.report);
+  try {
+    await startAll({ settings, data, nats, questdb, supervisor, lock }, machine, signal);
+    await aborted(signal);
+  } catch (error) {
+    // What the signal broke off is no failure.
+    if (!signal.aborted) throw error;
+  } finally {
+    await supervisor.stop(stopOrder);
+  }
+}
+
+type Plan = {
+  settings: UpSettings;
+  data: string;
+  nats: Nats;
+  questdb: Questdb;
+  supervisor: Supervisor;
+  lock: FolderLock;
+};
+/** Where the log is, and how it is started unless it runs already. */
+type Nats = { url: string; start?: (data: string) => Supervised };
+/** Where the store is, and how it is started unless it runs already. */
+type Questdb = {
+  environment(data: string): Record<string, string>;
+  start?: (data: string) => Supervised;
+};
+
+async function startAll(plan: Plan, machine: Machine, signal: AbortSignal): Promise<void> {
+  const { settings, data, nats, questdb, supervisor, lock } = plan;
+  const start = async (service: Supervised) => {
+    signal.throwIfAborted();
+    const ready = supervisor.start(service);
+    const guard = guardPid();
+    if (guard !== undefined) lock.guardedBy(guard);
+    await Promise.race([ready, aborted(signal)]);
+    signal.throwIfAborted();
+  };
+  const servers = [nats.start, questdb.start].filter((make) => make !== undefined);
+  await Promise.all(servers.map((make) => start(make(data))));
+
+  const url = `http://127.0.0.1:${settings.http.port}`;
+  const environment = { FLEETREEL_NATS_URL: nats.url, NODE_COMPILE_CACHE: join(cacheFolder(machine), 'compiled') };
+  const begun = Date.now();
+  await start(collector(url, settings, { ...environment, ...questdb.environment(data) }));
+  await start(agent(data, environment));
+
+  for (let round = 1; !(await hasFrame(url, begun, signal)); round++) {
+    if (round % 75 === 0)
+      machine.report(`Still waiting for the first frame; the agent's log is ${join(data, 'log', 'agent.log')}.`);
+    await pause(200, undefined, { signal });
+  }
+  machine.report(`Fleetreel is ready: ${url}/`);
+}
+
+/** Settled when the signal comes. */
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((done) => {
+    if (signal.aborted) done();
+    else signal.addEventListener('abort', () => done(), { once: true });
+  });
+}
+
+async function chooseNats({ nats: { url, port } }: UpSettings, machine: Machine): Promise<Nats> {
+  if (url !== undefined) {
+    const [first = ''] = url.split(',');
+    const { hostname, port: given } = parsed(first.includes('://') ? first : `nats://${first}`, 'nats-url');
+    const info = await natsInfo(hostname, Number(given || 4222), AbortSignal.timeout(5000));
+    if (info === undefined) throw new LaunchError(`No NATS server answers at ${url} (--nats-url).`);
+    if (info.jetstream !== true)
+      throw new LaunchError(`The NATS server at ${url} (--nats-url) has no JetStream: enable it in its configuration.`);
+    machine.report(`NATS: the server at ${url} (version ${info.version ?? 'unknown'})`);
+    return { url };
+  }
+  const program = await withRemedy(() => findNats(machine), machine);
+  machine.report(`NATS: ${program.from}`);
+  return {
+    url: `nats://127.0.0.1:${port}`,
+    start: (data) => ({
+      ...natsService({ program, port, data: join(data, 'nats') }),
+      readyWithin: 60_000,
+      stopWithin: 1500,
+      notable: (line) => /\[(?:WRN|ERR|FTL)\] (.*)/.exec(line)?.[1],
+    }),
+  };
+}
+
+async function chooseQuestdb({ questdb }: UpSettings, machine: Machine): Promise<Questdb> {
+  const environment = (httpUrl: string, pgHost: string, { user, password, readUser, readPassword }: Credentials) => ({
+    FLEETREEL_QUESTDB_HTTP_URL: httpUrl,
+    FLEETREEL_QUESTDB_PG_HOST: pgHost,
+    FLEETREEL_QUESTDB_PG_PORT: String(questdb.pg_port),
+    FLEETREEL_QUESTDB_USER: user,
+    FLEETREEL_QUESTDB_PASSWORD: password,
+    FLEETREEL_QUESTDB_READ_USER: readUser,
+    FLEETREEL_QUESTDB_READ_PASSWORD: readPassword,
+  });
+  const { http_url: httpUrl } = questdb;
+  if (httpUrl !== undefined) {
+    const { hostname, port, protocol } = parsed(httpUrl, 'questdb-http-url');
+    if (!(await accepts(hostname, Number(port || (protocol === 'https:' ? 443 : 80)))))
+      throw new LaunchError(`No QuestDB answers at ${httpUrl} (--questdb-http-url).`);
+    machine.report(`QuestDB: the server at ${httpUrl}`);
+    const { user, password, read_user: readUser, read_password: readPassword } = questdb;
+    return { environment: () => environment(httpUrl, questdb.pg_host, { user, password, readUser, readPassword }) };
+  }
+  const program = await withRemedy(() => findQuestdb(machine), machine);
+  machine.report(`QuestDB: ${program.from}, with ${program.java}`);
+  return {
+    environment: (data) => environment(`http://127.0.0.1:${questdb.http_port}`, '127.0.0.1', credentials(data)),
+    start: (data) => ({
+      ...questdbService({
+        program,
+        httpPort: questdb.http_port,
+        pgPort: questdb.pg_port,
+        data: join(data, 'questdb'),
+        ...credentials(data),
+      }),
+      readyWithin: 60_000,
+      stopWithin: 2500,
+      notable: (line) => /^\S+ [CE] (.*)/.exec(line)?.[1],
+    }),
+  };
+}
+
+function collector(url: string, { http, grpc }: UpSettings, environment: Record<string, string>): Supervised {
+  return {
+    name: 'collector',
+    command: process.execPath,
+    args: [join(root, 'packages/collector/src/main.ts'), 'run'],
+    env: {
+      ...environment,
+      FLEETREEL_HTTP_HOST: '127.0.0.1',
+      FLEETREEL_HTTP_PORT: String(http.port),
+      FLEETREEL_GRPC_HOST: '127.0.0.1',
+      FLEETREEL_GRPC_PORT: String(grpc.port),
+      FLEETREEL_CONSOLE: built.console,
+    },
+    ready: async (signal) => (await ask(`${url}/readyz`, signal)) !== undefined,
+    readyWithin: 60_000,
+    stopWithin: 2500,
+    notable: notableRecord,
+  };
+}
+
+function agent(data: string, environment: Record<string, string>): Supervised {
+  return {
+    name: 'agent',
+    command: process.execPath,
+    args: [built.agent, 'run'],
+    env: { ...environment, FLEETREEL_DATA: join(data, 'agent') },
+    // Its first frame is waited for at the collector.
+    ready: () => Promise.resolve(true),
+    readyWithin: 5000,
+    stopWithin: 2000,
+    notable: notableRecord,
+  };
+}
+
+/** The message of a pino line from warning upwards; all of a line that is none, such as the one of bad settings. */
+export function notableRecord(line: string): string | undefined {
+  let record: { level?: number; msg?: string; err?: { message?: string } };
+  try {
+    record = JSON.parse(line);
+  } catch {
+    return line;
+  }
+  if (typeof record !== 'object' || record === null || (record.level ?? 0) < 40) return undefined;
+  const { msg = line, err } = record;
+  return err?.message && !msg.includes(err.message) ? `${msg} (${err.message})` : msg;
+}
+
+/** Whether the collector knows of a frame that was made since `begun`, ms since 1970. */
+async function hasFrame(url: string, begun: number, signal: AbortSignal): Promise<boolean> {
+  const answer = (await ask(`${url}/api/v1/hosts`, signal)) as { hosts: { lastSeen: number | null }[] } | undefined;
+  return answer?.hosts.some(({ lastSeen }) => lastSeen !== null && lastSeen >= begun) ?? false;
+}
+
+/** The JSON that the collector answers; undefined while it doesn't answer with 200. */
+async function ask(url: string, signal: AbortSignal): Promise<unknown> {
+  try {
+    const response = await fetch(url, { signal: AbortSignal.any([signal, AbortSignal.timeout(5000)]) });
+    return response.ok ? await response.json() : await response.body?.cancel();
+  } catch {
+    return undefined;
+  }
+}
+
+/** @throws LaunchError that names the port, its holder and the flag */
+async function checkPorts({ nats, questdb, http, grpc }: UpSettings): Promise<void> {
+  const ports: [what: string, flag: string, port: number][] = [
+    ['the console', '--http-port', http.port],
+    ['gRPC', '--grpc-port', grpc.port],
+  ];
+  if (nats.url === undefined) ports.push(['nats-server', '--nats-port', nats.port]);
+  if (questdb.http_url === undefined)
+    ports.push(
+      ['QuestDB', '--questdb-http-port', questdb.http_port],
+      ["QuestDB's PostgreSQL wire", '--questdb-pg-port', questdb.pg_port],
+    );
+  for (const [index, [what, flag, port]] of ports.entries()) {
+    const twin = ports.find(([, , other], place) => place < index && other === port);
+    if (twin) throw new LaunchError(`Port ${port} is given twice: with ${twin[1]} and with ${flag}.`);
+    if (await isFree(port)) continue;
+    const holder = portHolder(port);
+    const who = holder ? `${holder.name} (process ${holder.pid})` : 'another process';
+    throw new LaunchError(
+      `Port ${port}, meant for ${what}, is in use by ${who}: stop it, or give another port with ${flag}.`,
+    );
+  }
+}
+
+function parsed(url: string, flag: string): URL {
+  if (!URL.canParse(url)) throw new LaunchError(`"${url}" (--${flag}) is no address.`);
+  return new URL(url);
+}
+
+/** As root on Debian or Ubuntu, what is missing is installed, after saying so; elsewhere the message names the command. */
+async function withRemedy<T>(find: () => Promise<T>, machine: Machine): Promise<T> {
+  try {
+    return await find();
+  } catch (error) {
+    if (!(error instanceof Missing)) throw error;
+    const apt = findProgram('apt-get', machine);
+    const command = `apt-get install -y ${error.packages.join(' ')}`;
+    if (apt === undefined) throw error;
+    if (process.getuid?.() !== 0)
+      throw new LaunchError(`${error.message} This helps: sudo ${command}`, { cause: error });
+    machine.report(`${error.message} Installing it: ${command}`);
+    const environment = { DEBIAN_FRONTEND: 'noninteractive' };
+    await longStep('Reading the list of packages', [apt, 'update', '-qq'], machine, environment);
+    await longStep(
+      `Installing ${error.packages.join(', ')}`,
+      [apt, 'install', '-y', '-qq', ...error.packages],
+      machine,
+      environment,
+    );
+    return await find();
+  }
+}

@@ -1,0 +1,226 @@
+// Calls to the collector, with its errors as sentences.
+
+import { printable } from '@fleetreel/deploy/local/printable';
+import type { Hosts, Latest, Series } from '@fleetreel/proto/http';
+import { Live, type LiveClient, Query } from '@fleetreel/proto/services';
+import { type CallOptions, type ClientReadableStream, credentials, type ServiceError, status } from '@grpc/grpc-js';
+
+/** The collector could not be asked, or refused. The message is one sentence. */
+export class CallError extends Error {
+  override name = 'CallError';
+  /** 2 where the question was wrong, else 1. */
+  readonly exitCode: 1 | 2;
+
+  constructor(message: string, exitCode: 1 | 2, options?: ErrorOptions) {
+    super(message, options);
+    this.exitCode = exitCode;
+  }
+}
+
+/** How long one call may take, milliseconds: a series over months from a busy store. */
+const callTime = 60_000;
+/** The largest answer that is taken, bytes: a series of many hosts at the finest step. */
+const largestAnswer = 256 * 1024 ** 2;
+
+/** Rows of one table that one frame of one host brought, in columns. */
+export type Update = {
+  host: string;
+  table: string;
+  /** Time of the frame, milliseconds since 1970. */
+  time: number;
+  labels: Record<string, string[]>;
+  values: Record<string, (number | null)[]>;
+  /** Updates of this host and table that were left out since the one before because the reader was slow. */
+  skipped: number;
+};
+
+/** A connection to one collector. Answers have the shapes of the HTTP contract. */
+export class Collector implements Disposable {
+  readonly #address: string;
+  readonly #query: InstanceType<typeof Query>;
+  readonly #live: InstanceType<typeof Live>;
+
+  constructor(address: string) {
+    this.#address = address;
+    const options = { 'grpc.max_receive_message_length': largestAnswer };
+    this.#query = new Query(address, credentials.createInsecure(), options);
+    this.#live = new Live(address, credentials.createInsecure(), options);
+  }
+
+  /** @throws CallError */
+  hosts(): Promise<Hosts> {
+    return new Promise((resolve, reject) => {
+      this.#query.ListHosts({}, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          hosts: answer.hosts.map(({ description, headline, refusals, ...host }) => ({
+            host: host.host,
+            status: host.status === 'online' ? 'online' : 'offline',
+            lastSeen: host.last_seen_us === 0 ? null : Number(host.last_seen_us) / 1000,
+            intervalMs: description?.interval_ms ?? null,
+            clockSkewSeconds: host.clock_skew_seconds,
+            description: description && {
+              machineId: description.machine_id,
+              agentVersion: description.agent_version,
+              platform: description.platform,
+              os: description.os,
+              kernel: description.kernel,
+              architecture: description.architecture,
+              cpuModel: description.cpu_model,
+              cpuCount: description.cpu_count,
+              memoryBytes: Number(description.memory_bytes),
+              gpus: description.gpus,
+              virtualization: description.virtualization,
+              bootTime: Number(description.boot_time_us) / 1000,
+              intervalMs: description.interval_ms,
+              addresses: description.addresses,
+              tags: description.tags,
+            },
+            headline: Object.fromEntries(
+              headlines.map((name) => [camelCase(name), headline[name] ?? null]),
+            ) as Hosts['hosts'][number]['headline'],
+            refusals: refusals.map((refusal) => ({
+              machineId: refusal.machine_id,
+              addresses: refusal.addresses,
+              holderMachineId: refusal.holder_machine_id,
+              holderAddresses: refusal.holder_addresses,
+              time: Number(refusal.time_us) / 1000,
+              reason: refusal.reason,
+            })),
+          })),
+        });
+      });
+    });
+  }
+
+  /** @throws CallError */
+  latest(table: string, hosts: readonly string[], labels: Record<string, string>): Promise<Latest> {
+    return new Promise((resolve, reject) => {
+      this.#query.Latest({ table, hosts: [...hosts], labels }, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          rows: answer.rows.map((row) => ({
+            time: Number(row.time_us) / 1000,
+            host: row.host,
+            ...row.labels,
+            ...row.values,
+          })),
+        });
+      });
+    });
+  }
+
+  /** @throws CallError */
+  series(question: Parameters<InstanceType<typeof Query>['Series']>[0]): Promise<Series> {
+    return new Promise((resolve, reject) => {
+      this.#query.Series(question, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          from: Number(answer.from_ms),
+          to: Number(answer.to_ms),
+          stepMs: Number(answer.step_ms),
+          times: answer.times_ms.map(Number),
+          series: answer.series.map(({ table, field, unit, aggregation, labels, values }) => ({
+            table,
+            field,
+            unit,
+            agg: aggregation,
+            labels,
+            values: values.map(present),
+          })),
+        });
+      });
+    });
+  }
+
+  /** Rows as they arrive, the newest known first, until the signal. @throws CallError */
+  async *watch(
+    table: string,
+    fields: readonly string[],
+    hosts: readonly string[],
+    signal: AbortSignal,
+  ): AsyncGenerator<Update> {
+    const stream: ClientReadableStream<WatchResponse> = this.#live.Watch({
+      watches: [{ table, fields: [...fields], hosts: [...hosts] }],
+    });
+    const cancel = () => stream.cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+    try {
+      for await (const message of stream as AsyncIterable<WatchResponse>) {
+        const { host, time_us: time, labels, fields: values, skipped } = message;
+        yield {
+          host,
+          table: message.table,
+          time: Number(time) / 1000,
+          labels: Object.fromEntries(labels.map((column) => [column.name, column.values])),
+          values: Object.fromEntries(values.map((column) => [column.name, column.values.map(present)])),
+          skipped,
+        };
+      }
+      if (!signal.aborted) throw new CallError(`The collector at ${this.#address} has ended the stream.`, 1);
+    } catch (error) {
+      if (signal.aborted) return;
+      throw error instanceof CallError ? error : this.#error(error as ServiceError);
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      stream.cancel();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#query.close();
+    this.#live.close();
+  }
+
+  #options(): CallOptions {
+    return { deadline: Date.now() + callTime };
+  }
+
+  #error(error: ServiceError | null): CallError {
+    if (error === null) return new CallError(`The collector at ${this.#address} answered nothing.`, 1);
+    const details = printable(error.details ?? error.message);
+    const options = { cause: error };
+    switch (error.code) {
+      case status.UNAVAILABLE:
+        // A collector that answers says itself what it is missing.
+        return /^(No connection established|Connection dropped|Name resolution|Protocol error|read E|connect E|write E)/.test(
+          details,
+        )
+          ? new CallError(
+              `No collector answers at ${this.#address}: start one with \`fleetreel up\`, or name another with --address.`,
+              1,
+              options,
+            )
+          : new CallError(details, 1, options);
+      case status.DEADLINE_EXCEEDED:
+        return new CallError(
+          `The collector at ${this.#address} did not answer within ${callTime / 1000} s.`,
+          1,
+          options,
+        );
+      case status.INVALID_ARGUMENT:
+      case status.NOT_FOUND:
+      case status.OUT_OF_RANGE:
+        return new CallError(details, 2, options);
+      default:
+        return new CallError(`The collector at ${this.#address} could not answer: ${details}`, 1, options);
+    }
+  }
+}
+
+type WatchResponse = ReturnType<LiveClient['Watch']> extends ClientReadableStream<infer Message> ? Message : never;
+
+/** Names of the headline values in the contract. */
+const headlines = [
+  'cpu_used_percent',
+  'memory_used_percent',
+  'disk_used_percent',
+  'receive_bytes_per_second',
+  'transmit_bytes_per_second',
+  'load_1m_count',
+  'uptime_seconds',
+  'failed_sources_count',
+] as const;
+
+const camelCase = (name: string): string => name.replace(/_(\w)/g, (_, first: string) => first.toUpperCase());
+const present = (value: number): number | null => (Number.isNaN(value) ? null : value);
