@@ -150,24 +150,24 @@ export class Stack implements AsyncDisposable {
 }
 
 /** Starts a program of ours by a command that starts another: `ip netns exec NAME`; by none as it is. */
-export async function startWithin(within: readonly string[], entry: string, args: readonly string[]): Promise<Program> {
+export async function startWithin(
+  within: readonly string[],
+  entry: string,
+  args: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Program> {
   const [command, ...rest] = within;
-  if (command === undefined) return await startProgram(entry, args);
+  if (command === undefined) return await startProgram(entry, args, environment);
   const lines: string[] = [];
   const child = await Child.start(
-    { name: entry, command, args: [...rest, process.execPath, join(root, entry), ...args] },
+    { name: entry, command, args: [...rest, process.execPath, join(root, entry), ...args], env: environment },
     (line) => lines.push(line),
   );
   return new Program(child, lines);
 }
 
-/** Runs a program of ours to its end; kills it when it doesn't come. */
-export async function runToEnd(
-  entry: string,
-  args: readonly string[],
-  environment: Readonly<Record<string, string>> = {},
-): Promise<{ code: number | null; output: string }> {
-  const program = await startProgram(entry, args, environment);
+/** Waits until a program ends by itself; kills it when it doesn't. */
+export async function endOf(program: Program): Promise<{ code: number | null; output: string }> {
   const timer = setTimeout(() => program.signal('SIGKILL'), 30_000);
   const { code } = await program.exited;
   clearTimeout(timer);

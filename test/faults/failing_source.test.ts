@@ -81,6 +81,11 @@ test('missing, denied, torn and hanging: only their own rows are not there, and 
   expect(await mounts()).toEqual({ '/': 0, [mount]: 1 });
   for (const table of ['cpu', 'load', 'pressure', 'tcp', 'network'])
     expect((await latest(table))[0]?.time, table).toBeGreaterThan(from - 3 * second);
+  // The first look at it took longer than a tick waits.
+  const { rows } = await stack.questdb.query(
+    `SELECT reason FROM source WHERE host = '${host}' AND source = 'filesystem' AND state = 'failed'`,
+  );
+  expect(rows[0]?.[0]).toMatch(/^has not answered for [\d.]+ s$/);
 });
 
 test('a file that breaks while it is read: its source fails, the frame goes on', async () => {

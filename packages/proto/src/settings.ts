@@ -211,7 +211,9 @@ function fromFile(schema: TObject, leaves: readonly Leaf[], file: string, settin
   const [broken] = document.errors;
   if (broken) {
     const before = text.slice(0, broken.pos[0]).split('\n');
-    throw new SettingsError(`The settings file ${file} is not YAML, line ${before.length}: ${broken.message}`);
+    throw new SettingsError(
+      `The settings file ${file} is not YAML, line ${before.length}: ${broken.message.replace(/\.$/, '')}.`,
+    );
   }
   const walk = (values: unknown, at: readonly string[], inside: TObject): void => {
     if (values === null || values === undefined) return;
