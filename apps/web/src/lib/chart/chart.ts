@@ -141,8 +141,12 @@ function options(shape: PlotShape, events: PlotEvents): Omit<uPlot.Options, 'wid
         grid: heat ? { show: false } : grid,
         ticks: { show: false },
         incrs: heat ? [1, 2, 4, 8, 16, 32, 64, 128, 256] : unit.startsWith('bytes') ? byteIncrements : increments,
-        values: (_, ticks) =>
-          heat ? ticks.map((tick) => shape.labels[shape.labels.length - tick] ?? '') : formatAxis(ticks, unit),
+        values: (plot, ticks) =>
+          heat
+            ? ticks.map((tick) => shape.labels[shape.labels.length - tick] ?? '')
+            : filled(plot)
+              ? formatAxis(ticks, unit)
+              : ticks.map(() => ''),
       },
     ],
     series: [{}, ...seriesOptions(shape)],
@@ -181,6 +185,10 @@ function seriesOptions({ colors, labels, stacked, heat, palette }: PlotShape): u
   });
   return stacked ? made.reverse() : made;
 }
+
+/** Whether there is any value: an axis of nothing has no labels. */
+const filled = ({ data }: uPlot): boolean =>
+  data.some((column, index) => index > 0 && column.some((value) => value != null));
 
 /** Points are drawn only where a value has no neighbours: a line could not show it. */
 function lonely(plot: uPlot, seriesIndex: number, from: number, to: number): boolean | undefined {

@@ -13,16 +13,18 @@ const heatRowsMost = 128;
 
 /** The lines of a chart: one per entity and field, at most as many as can be told apart, those with the largest means. */
 export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity[], only: readonly string[]): Lines {
-  const shown = entities.filter(
+  const known = entities.filter(
     ({ name, labels }) =>
       !plan.without?.includes(name) &&
-      (plan.labels !== undefined || only.length === 0 || only.includes(name)) &&
       Object.entries(plan.labels ?? {}).every(([label, values]) => values.includes(labels[label] ?? '')),
   );
+  const chosen = plan.labels === undefined && only.length > 0;
   const key = table.labels.find((label) => label.key)?.name;
-  const fields = plan.fields.map((name) => ({ name, label: words(name, unitOf(table, name)) }));
-  const all = shown.flatMap(({ name, columns }, index) =>
+  const labels = distinct(plan.fields.map((name) => words(name, unitOf(table, name))));
+  const fields = plan.fields.map((name, index) => ({ name, label: labels[index] as string }));
+  const all = known.flatMap(({ name, columns }, index) =>
     fields.flatMap((field, fieldIndex) => {
+      if (chosen && !only.includes(name)) return [];
       const values = columns[field.name];
       if (!values) return [];
       // A field without any value on this machine is no line.
@@ -30,7 +32,8 @@ export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity
       const entity = entityName(name, key);
       const label =
         name === '' || plan.labels ? field.label : fields.length === 1 ? entity : `${entity} ${field.label}`;
-      const place = shown.length > 1 ? index * fields.length + fieldIndex : fieldIndex;
+      // An entity has its colour whether the others are drawn or not.
+      const place = index * fields.length + fieldIndex;
       return [{ key: `${name}|${field.name}`, label, values, color: place % colorCount }];
     }),
   );
@@ -54,6 +57,22 @@ export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity
 /** The name of an entity as it is shown: a bare number gets the word for what it counts. */
 export const entityName = (name: string, label = ''): string =>
   /^\d+$/.test(name) ? `${words(label)} ${name}`.trim() : name;
+
+/** The words in which the texts differ: what all begin or end with is said by the title. */
+export function distinct(texts: readonly string[]): string[] {
+  const lists = texts.map((text) => text.split(' '));
+  if (lists.length < 2) return [...texts];
+  const shortest = Math.min(...lists.map(({ length }) => length));
+  const shared = (word: (list: string[], index: number) => string | undefined): number => {
+    let count = 0;
+    while (count < shortest - 1 && lists.every((list) => word(list, count) === word(lists[0] as string[], count)))
+      count++;
+    return count;
+  };
+  const before = shared((list, index) => list[index]);
+  const after = before > 0 ? 0 : shared((list, index) => list.at(-1 - index));
+  return lists.map((list) => list.slice(before, list.length - after).join(' '));
+}
 
 export const unitOf = (table: Table, name: string): string =>
   table.fields.find((field) => field.name === name)?.unit ?? '';
