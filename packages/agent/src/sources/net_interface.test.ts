@@ -92,7 +92,7 @@ test('an interface that goes, comes back and wraps; its link is seen at once, it
 });
 
 test('a link that was taken down in a virtual machine', async () => {
-  using tree = new SteppedTree('debian-6.1-arm64/1');
+  using tree = new SteppedTree('debian-6.1-arm64/0').put('debian-6.1-arm64/1');
   const source = netInterface(tree.context);
   await source.open();
   const sample = async () => rows((await source.sample()).net_interface, 'interface');
