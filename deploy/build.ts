@@ -84,24 +84,25 @@ async function bundleAgent(machine: Machine): Promise<void> {
     // Native: copied beside the bundle as it is.
     external: ['koffi'],
     logLevel: 'warn',
-    output: { file: built.agent, format: 'esm', minify: { mangle: false, compress: false, codegen: true } },
+    // What it imports only when needed stays apart, and out of memory.
+    output: { dir: folder, format: 'esm', entryFileNames: 'main.js', chunkFileNames: '[name].js' },
   });
   // Read at run time, one folder above the program.
   cpSync(join(root, 'packages/proto/fleetreel/v1'), join(dist, 'fleetreel/v1'), { recursive: true });
   // The native library with the package of this platform, which it looks up beside itself.
-  const koffi = dirname(createRequire(join(root, 'packages/agent/package.json')).resolve('koffi/package.json'));
+  const koffi = dirname(createRequire(join(root, 'packages/agent/package.json')).resolve('koffi'));
   for (const name of ['koffi', '@koromix'])
     cpSync(join(dirname(koffi), name), join(folder, 'node_modules', name), {
       recursive: true,
       dereference: true,
-      filter: (path) => !/[\\/]koffi[\\/](src|vendor|doc)$/.test(path),
+      filter: (path) => !/[\\/]koffi[\\/](vendor|doc|lib)$/.test(path),
     });
 }
 
 async function buildConsole(machine: Machine): Promise<void> {
   const web = join(root, 'apps/web');
   const vite = join(web, 'node_modules/vite/bin/vite.js');
-  await longStep('Building the console', [process.execPath, vite, 'build', web], machine);
+  await longStep('Building the console', [process.execPath, vite, 'build'], machine, { cwd: web });
 }
 
 if (import.meta.main) await build(thisMachine((line) => process.stdout.write(`${line}\n`)));

@@ -11,6 +11,8 @@ export type Service = {
   args: readonly string[];
   /** Added to this process's environment. */
   env?: Readonly<Record<string, string | undefined>>;
+  /** Where it runs; this process's folder when undefined. */
+  cwd?: string | undefined;
   /** Whether it can be used now. Never throws. */
   ready: (signal: AbortSignal) => Promise<boolean>;
 };
@@ -55,7 +57,7 @@ export class Child implements AsyncDisposable {
 
   /** @throws Error when the program can't be started at all. */
   static async start(
-    { name, command, args, env }: Omit<Service, 'ready'>,
+    { name, command, args, env, cwd }: Omit<Service, 'ready'>,
     onLine: (line: string) => void = () => {},
   ): Promise<Child> {
     // A process group of its own: a Ctrl-C at the terminal reaches only the launcher, which ends things in order.
@@ -63,6 +65,7 @@ export class Child implements AsyncDisposable {
       detached: process.platform !== 'win32',
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
+      cwd,
     });
     if (started.pid === undefined)
       return await new Promise((_, reject) => {

@@ -1,10 +1,11 @@
 // nats-server on this machine: found or fetched, configured, started.
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Service } from '#local/child.ts';
 import {
   cacheFolder,
+  fetchArchive,
   findProgram,
   isAtLeast,
   isExecutable,
@@ -14,9 +15,17 @@ import {
   versionOf,
 } from '#local/obtain.ts';
 
-/** The version that is fetched when none is found. */
-export const natsVersion = '2.15.2';
-/** The oldest version that is taken from PATH: frames need its per-message time to live and its direct gets. */
+/** The version that Go builds when none is found. */
+const moduleVersion = '2.15.2';
+/** The release that is fetched, with the SHA-256 of its archives as the official container image gives them. */
+const release = {
+  version: '2.15.0',
+  checksums: {
+    'linux-x64': '5d2c51caca950333aba84911df7d377f826f3a59ec36061c6539105084f65c92',
+    'linux-arm64': 'cdc208f5a3f42963a52b6ab06ef65626bb870315dc936e26ba571780c6351112',
+  } as Readonly<Record<string, string>>,
+} as const;
+/** The oldest version that is taken from PATH: the log needs its direct gets and per-message times to live. */
 const oldestVersion = [2, 12];
 /** Where Go puts itself when it isn't on PATH. */
 const goFolders = ['/usr/local/go/bin', '/usr/lib/go/bin', '/opt/homebrew/bin', '/snap/bin'];
@@ -25,46 +34,67 @@ const goFolders = ['/usr/local/go/bin', '/usr/lib/go/bin', '/opt/homebrew/bin', 
 export type NatsProgram = { path: string; from: string };
 
 /**
- * nats-server from PATH when it is recent enough, else from the cache, else built from its Go module into the cache.
+ * nats-server from PATH when it is recent enough, else from the cache, else the released archive, else built from its
+ * Go module; the last two are put into the cache.
  * @throws Missing
  */
 export async function findNats(machine: Machine): Promise<NatsProgram> {
   const onPath = findProgram('nats-server', machine);
-  const version = onPath && (await versionOf(onPath, '--version'));
-  if (onPath && version && isAtLeast(version, oldestVersion))
-    return { path: onPath, from: `nats-server ${version.join('.')} on PATH (${onPath})` };
+  const version = onPath && (await recentVersion(onPath));
+  if (version) return { path: onPath, from: `nats-server ${version} on PATH (${onPath})` };
 
-  const folder = join(cacheFolder(machine), `nats-server-${natsVersion}`);
-  const cached = join(folder, process.platform === 'win32' ? 'nats-server.exe' : 'nats-server');
-  if (isExecutable(cached)) return { path: cached, from: `nats-server ${natsVersion} of the cache (${cached})` };
+  const cached = join(cacheFolder(machine), 'nats-server', onWindows ? 'nats-server.exe' : 'nats-server');
+  const cachedVersion = isExecutable(cached) ? await recentVersion(cached) : undefined;
+  if (cachedVersion) return { path: cached, from: `nats-server ${cachedVersion} of the cache (${cached})` };
+
+  const tried = [
+    onPath ? `the one on PATH (${onPath}) is older than ${oldestVersion.join('.')}` : 'it is not on PATH',
+    `it is not in ${cacheFolder(machine)}`,
+  ];
+  const system = `${process.platform}-${process.arch}`;
+  const checksum = release.checksums[system];
+  if (checksum !== undefined) {
+    const name = `nats-server-v${release.version}-${system.replace('x64', 'amd64')}`;
+    const url = `https://github.com/nats-io/nats-server/releases/download/v${release.version}/${name}.tar.gz`;
+    try {
+      await fetchArchive({ url, checksum, member: `${name}/nats-server` }, cached, machine);
+      return {
+        path: cached,
+        from: `nats-server ${release.version}, the released archive (${url}), now in the cache (${cached})`,
+      };
+    } catch (error) {
+      machine.signal?.throwIfAborted();
+      const { message, cause } = error as Error;
+      tried.push(`its release could not be fetched (${cause instanceof Error ? cause.message : message})`);
+    }
+  } else tried.push(`no release for ${system} is known here`);
 
   const go = findProgram('go', machine, goFolders);
-  if (go) {
-    const fresh = `${folder}.${process.pid}`;
-    mkdirSync(fresh, { recursive: true });
-    try {
-      await longStep(
-        `Building nats-server ${natsVersion} with Go (${go})`,
-        [go, 'install', `github.com/nats-io/nats-server/v2@v${natsVersion}`],
-        machine,
-        { GOBIN: fresh, GOFLAGS: '' },
-      );
-      // Another process may have built it meanwhile: either is good.
-      if (!isExecutable(cached)) {
-        rmSync(folder, { recursive: true, force: true });
-        renameSync(fresh, folder);
-      }
-    } finally {
-      rmSync(fresh, { recursive: true, force: true });
-    }
-    return { path: cached, from: `nats-server ${natsVersion}, built with Go into the cache (${cached})` };
+  if (go === undefined)
+    throw new Missing(`nats-server is missing: ${tried.join(', ')}, and there is no Go to build it with.`, [
+      'golang-go',
+    ]);
+  const fresh = `${cached}.${process.pid}`;
+  mkdirSync(fresh, { recursive: true });
+  try {
+    await longStep(
+      `Building nats-server ${moduleVersion} with Go (${go})`,
+      [go, 'install', `github.com/nats-io/nats-server/v2@v${moduleVersion}`],
+      machine,
+      { env: { GOBIN: fresh, GOFLAGS: '' } },
+    );
+    renameSync(join(fresh, basename(cached)), cached);
+  } finally {
+    rmSync(fresh, { recursive: true, force: true });
   }
+  return { path: cached, from: `nats-server ${moduleVersion}, built with Go (${go}), now in the cache (${cached})` };
+}
 
-  const old = onPath ? `the one on PATH (${onPath}) is older than ${oldestVersion.join('.')}` : 'it is not on PATH';
-  throw new Missing(
-    `nats-server is missing: ${old}, it is not in ${cacheFolder(machine)}, and there is no Go to build it with.`,
-    ['golang-go'],
-  );
+const onWindows = process.platform === 'win32';
+
+async function recentVersion(path: string): Promise<string | undefined> {
+  const version = await versionOf(path, '--version');
+  return version && isAtLeast(version, oldestVersion) ? version.join('.') : undefined;
 }
 
 export type NatsOptions = {

@@ -1,11 +1,13 @@
 // Finding programs on this machine, and the folder where fetched ones are kept.
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { accessSync, constants, createReadStream, statSync } from 'node:fs';
+import { accessSync, chmodSync, constants, createReadStream, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
+import { extract } from 'tar';
 import { Child, describeExit } from '#local/child.ts';
 
 /** What is looked at on this machine; a test gives its own. */
@@ -14,6 +16,8 @@ export type Machine = {
   home: string;
   /** Says something to the user, in one line. */
   report: (line: string) => void;
+  /** Fetches from elsewhere; absent means `fetch`. */
+  download?: (url: string, signal: AbortSignal) => Promise<Response>;
   /** Breaks off what takes long. */
   signal?: AbortSignal | undefined;
 };
@@ -82,13 +86,13 @@ export async function longStep(
   what: string,
   [command, ...args]: readonly [string, ...string[]],
   machine: Machine,
-  env: Readonly<Record<string, string>> = {},
+  { env, cwd }: { env?: Readonly<Record<string, string>>; cwd?: string } = {},
 ): Promise<void> {
   const begun = performance.now();
   const seconds = () => Math.round((performance.now() - begun) / 1000);
   machine.signal?.throwIfAborted();
   machine.report(`${what} ...`);
-  const child = await Child.start({ name: command, command, args, env: { ...machine.env, ...env } });
+  const child = await Child.start({ name: command, command, args, cwd, env: { ...machine.env, ...env } });
   const stop = () => void child.stop();
   machine.signal?.addEventListener('abort', stop, { once: true });
   const timer = setInterval(() => machine.report(`${what} ... ${seconds()} s`), 10_000);
@@ -100,6 +104,37 @@ export async function longStep(
   } finally {
     clearInterval(timer);
     machine.signal?.removeEventListener('abort', stop);
+  }
+}
+
+/** How long a download may take, milliseconds. */
+const downloadTime = 300_000;
+
+/**
+ * Fetches an archive, checks it, and puts one file of it in place, executable.
+ * @throws Error when it can't be fetched or is not what it has to be; nothing is kept then
+ */
+export async function fetchArchive(
+  { url, checksum, member }: { url: string; checksum: string; member: string },
+  target: string,
+  machine: Machine,
+): Promise<void> {
+  const limit = AbortSignal.timeout(downloadTime);
+  const signal = machine.signal ? AbortSignal.any([machine.signal, limit]) : limit;
+  machine.report(`Fetching ${url} ...`);
+  const response = await (machine.download ?? ((address, until) => fetch(address, { signal: until })))(url, signal);
+  if (!response.ok) throw new Error(`${url} answered ${response.status}`);
+  const archive = Buffer.from(await response.arrayBuffer());
+  const found = createHash('sha256').update(archive).digest('hex');
+  if (found !== checksum) throw new Error(`it has the SHA-256 ${found} and not ${checksum}`);
+  const folder = `${target}.${process.pid}`;
+  mkdirSync(folder, { recursive: true });
+  try {
+    await pipeline(Readable.from([archive]), extract({ cwd: folder, strict: true }, [member]));
+    chmodSync(join(folder, member), 0o755);
+    renameSync(join(folder, member), target);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 

@@ -274,13 +274,13 @@ async function withRemedy<T>(find: () => Promise<T>, machine: Machine): Promise<
     if (process.getuid?.() !== 0)
       throw new LaunchError(`${error.message} This helps: sudo ${command}`, { cause: error });
     machine.report(`${error.message} Installing it: ${command}`);
-    const environment = { DEBIAN_FRONTEND: 'noninteractive' };
-    await longStep('Reading the list of packages', [apt, 'update', '-qq'], machine, environment);
+    const quiet = { env: { DEBIAN_FRONTEND: 'noninteractive' } };
+    await longStep('Reading the list of packages', [apt, 'update', '-qq'], machine, quiet);
     await longStep(
       `Installing ${error.packages.join(', ')}`,
       [apt, 'install', '-y', '-qq', ...error.packages],
       machine,
-      environment,
+      quiet,
     );
     return await find();
   }

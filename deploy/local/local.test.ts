@@ -1,0 +1,117 @@
+// What the launcher is made of, without servers: ports, lines, the lock of the folder, the supervisor.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { credentials, FolderLock } from '#local/folder.ts';
+import { freePort, isFree, portHolder } from '#local/port.ts';
+import { printable } from '#local/printable.ts';
+import { type Supervised, Supervisor } from '#local/supervisor.ts';
+import { notableRecord } from '#local/up.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'fleetreel-local-'));
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+test('a free port is below the range of outgoing connections, and can be listened on', async () => {
+  const port = await freePort();
+  expect(port).toBeLessThan(32_768);
+  expect(await isFree(port)).toBe(true);
+});
+
+test.runIf(process.platform === 'linux')('the holder of a port is named', async () => {
+  const server = createServer().listen(await freePort(), '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  expect(await isFree(port)).toBe(false);
+  expect(portHolder(port)?.pid).toBe(process.pid);
+  server.close();
+  await once(server, 'close');
+  expect(portHolder(port)).toBeUndefined();
+});
+
+test('text of others can do nothing to a terminal', () => {
+  expect(printable('a\u001b[31mb\u009b\r\n\u202e\u2028\u0007ü日')).toBe('a\\x1b[31mb\\x9b\\r\\n\\u202e\\u2028\\x07ü日');
+});
+
+test('of a log line only warnings and errors are shown', () => {
+  expect(notableRecord('{"level":30,"msg":"ready"}')).toBeUndefined();
+  expect(notableRecord('{"level":40,"msg":"late"}')).toBe('late');
+  expect(notableRecord('{"level":50,"msg":"failed","err":{"message":"no space"}}')).toBe('failed (no space)');
+  expect(notableRecord('There is no setting "x".')).toBe('There is no setting "x".');
+});
+
+test('one launcher uses a folder at a time, and a lock left behind by a killed one is no obstacle', async () => {
+  const first = await FolderLock.take(folder);
+  await expect(FolderLock.take(folder)).rejects.toThrow(`already runs on ${folder} (process ${process.pid})`);
+  first[Symbol.dispose]();
+  // A process that has ended, and one that got the number of another.
+  const ended = spawn('true');
+  await once(ended, 'exit');
+  for (const holder of [
+    { pid: ended.pid, started: '1' },
+    { pid: process.pid, started: '1' },
+  ]) {
+    writeFileSync(join(folder, 'lock'), JSON.stringify(holder));
+    const lock = await FolderLock.take(folder);
+    lock[Symbol.dispose]();
+  }
+});
+
+test('passwords are random, kept, and readable by their user only', () => {
+  const made = credentials(folder);
+  expect(made.password).toMatch(/^[0-9a-f]{48}$/);
+  expect(made.readPassword).not.toBe(made.password);
+  expect(credentials(folder)).toEqual(made);
+  expect(statSync(join(folder, 'questdb.json')).mode & 0o777).toBe(0o600);
+});
+
+const service = (name: string, script: string): Supervised => ({
+  name,
+  command: '/bin/sh',
+  args: ['-c', script],
+  ready: () => Promise.resolve(true),
+  readyWithin: 5000,
+  stopWithin: 500,
+  notable: (line) => (line.startsWith('warning') ? line : undefined),
+});
+
+test('a service that dies is started again, and its lines are kept', async () => {
+  const said: string[] = [];
+  const supervisor = new Supervisor(folder, (line) => said.push(line));
+  await supervisor.start(service('sleeper', 'echo hello; echo "warning: \\033[1mbold"; exec sleep 60'));
+  const first = supervisor.pid('sleeper');
+  expect(first).toBeDefined();
+  process.kill(first ?? 0, 'SIGKILL');
+  while (!said.includes('sleeper runs again.')) await pause(20);
+  expect(supervisor.pid('sleeper')).not.toBe(first);
+  expect(said).toContain('sleeper ended (SIGKILL): it is started again in 0.5 s.');
+  while (said.filter((line) => line === 'sleeper: warning: \\x1b[1mbold').length < 2) await pause(20);
+  await supervisor.stop(['sleeper']);
+  expect(supervisor.pid('sleeper')).toBeUndefined();
+  expect(readFileSync(join(folder, 'sleeper.log'), 'utf8').match(/hello/g)).toHaveLength(2);
+});
+
+test('a service that does not listen to a signal is killed after its time', async () => {
+  const supervisor = new Supervisor(folder, () => {});
+  await supervisor.start(service('deaf', "trap '' TERM; echo; while :; do sleep 0.1; done"));
+  await pause(200);
+  const begun = performance.now();
+  await supervisor.stop(['deaf']);
+  expect(performance.now() - begun).toBeGreaterThan(400);
+  expect(performance.now() - begun).toBeLessThan(4000);
+});
+
+test('a service that ends before it is ready is an error that names its log', async () => {
+  const supervisor = new Supervisor(folder, () => {});
+  const never = { ...service('broken', 'echo no; exit 3'), ready: () => Promise.resolve(false) };
+  await expect(supervisor.start(never)).rejects.toThrow(
+    `broken ended (code 3) before it was ready. What it said is in ${join(folder, 'broken.log')}.`,
+  );
+});
