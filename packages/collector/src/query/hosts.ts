@@ -1,6 +1,6 @@
 // Hosts: what the registry knows of them, and what their newest frames say.
 import { defaultTenant, type HostDescription, type HostRefusal } from '@fleetreel/proto';
-import { unknown } from '@fleetreel/proto/errors';
+import { ApiError, unknown } from '@fleetreel/proto/errors';
 import type { Headline } from '@fleetreel/proto/http';
 import type { Clock } from '#clock.ts';
 import type { Newest, NewestFrame } from '#live/newest.ts';
@@ -8,6 +8,7 @@ import type { Registry } from '#log/registry.ts';
 import { headline } from '#query/headline.ts';
 import type { Reader } from '#store/reader.ts';
 import { newestFrames } from '#store/sql.ts';
+import type { Telemetry } from '#telemetry.ts';
 
 /** A host as it is now. */
 export type HostState = {
@@ -33,7 +34,14 @@ const storeRetryMilliseconds = 10_000;
 type Watcher = (changed: readonly string[]) => void;
 type Seen = { time_us: number; intervalMs: number };
 
-export type HostsParts = { registry: Registry; newest: Newest; reader: Reader; clock: Clock; rawMs: number };
+export type HostsParts = {
+  registry: Registry;
+  newest: Newest;
+  reader: Reader;
+  clock: Clock;
+  telemetry: Telemetry;
+  rawMs: number;
+};
 
 export class Hosts {
   readonly #parts: HostsParts;
@@ -42,21 +50,31 @@ export class Hosts {
   readonly #changed = new Map<string, Set<string>>();
   /** Hosts whose newest frame the log has no more: what the store knows. */
   readonly #stored = new Map<string, Seen>();
+  /** Hosts to look for in the store. */
+  readonly #silent = new Set<string>();
+  #reading = false;
   readonly #closed = new AbortController();
   readonly #ends: (() => void)[];
   #notice: NodeJS.Timeout | undefined;
   #transition: NodeJS.Timeout | undefined;
+  /** When the first online host is due to go offline, and when that was looked at: milliseconds since 1970. */
+  #due = Number.POSITIVE_INFINITY;
+  #looked = 0;
 
   constructor(parts: HostsParts) {
     this.#parts = parts;
     this.#ends = [
-      parts.newest.onFrame(({ tenant, host }) => this.#change(tenant, host)),
+      parts.newest.onFrame((frame) => {
+        this.#change(frame.tenant, frame.host);
+        if (this.#watchers.has(frame.tenant)) this.#expect(offlineAt(frame));
+      }),
       parts.registry.onChange((tenant, host) => {
         if (parts.registry.get(tenant, host) === undefined) this.#drop(tenant, host);
+        else this.#miss(tenant, host);
         this.#change(tenant, host);
       }),
     ];
-    void this.#readStored();
+    for (const { tenant, host } of parts.registry.list(defaultTenant)) this.#miss(tenant, host);
   }
 
   /** All hosts of a tenant by name. A host that is not in the registry counts while its frames arrive. */
@@ -103,7 +121,7 @@ export class Hosts {
   watch(tenant: string, watcher: Watcher): () => void {
     const watchers = this.#watchers.get(tenant) ?? new Set();
     this.#watchers.set(tenant, watchers.add(watcher));
-    this.#awaitTransition();
+    this.#transit();
     return () => {
       watchers.delete(watcher);
       if (watchers.size === 0) this.#watchers.delete(tenant);
@@ -120,6 +138,13 @@ export class Hosts {
   #known(tenant: string, host: string): boolean {
     const frame = this.#parts.newest.get(tenant, host);
     return this.#parts.registry.get(tenant, host) !== undefined || (frame !== undefined && this.#online(frame));
+  }
+
+  /** Looks for a host in the store when the log has no frame of it. */
+  #miss(tenant: string, host: string): void {
+    if (this.#parts.newest.get(tenant, host) || this.#stored.has(`${tenant}.${host}`)) return;
+    this.#silent.add(host);
+    void this.#readStored();
   }
 
   #drop(tenant: string, host: string): void {
@@ -164,49 +189,52 @@ export class Hosts {
       for (const watcher of this.#watchers.get(tenant) ?? []) watcher([...changed]);
     }
     this.#changed.clear();
-    this.#awaitTransition();
   }
 
-  /** Waits until the first online host is due to go offline. Frames only move that later, so nothing else is to be watched. */
-  #awaitTransition(): void {
-    if (this.#transition || this.#watchers.size === 0) return;
-    const online = [...this.#watchers.keys()].flatMap((tenant) =>
-      this.#parts.newest.list(tenant).filter((frame) => this.#online(frame)),
-    );
-    if (online.length === 0) return;
-    const due = online.reduce((least, frame) => Math.min(least, offlineAt(frame)), Number.POSITIVE_INFINITY);
-    this.#transition = setTimeout(
-      () => {
-        this.#transition = undefined;
-        for (const frame of online) {
-          // A host that was heard of in the meantime has another newest frame.
-          const { tenant, host } = frame;
-          if (this.#parts.newest.get(tenant, host) === frame && !this.#online(frame)) this.#change(tenant, host);
-        }
-        this.#awaitTransition();
-      },
-      Math.max(0, due - this.#now()) + 1,
-    );
+  /** Makes sure that the clock is looked at when a host is due to go offline. */
+  #expect(due: number): void {
+    if (due >= this.#due) return;
+    clearTimeout(this.#transition);
+    this.#due = due;
+    this.#transition = setTimeout(() => this.#transit(), Math.max(0, due - this.#now()) + 1);
   }
 
-  /** Asks the store once for the hosts that the log knows nothing of any more; again while it does not answer. */
+  /** Tells of the hosts that went offline since the last look, and expects the next one. */
+  #transit(): void {
+    this.#due = Number.POSITIVE_INFINITY;
+    const now = this.#now();
+    for (const tenant of this.#watchers.keys())
+      for (const frame of this.#parts.newest.list(tenant)) {
+        const due = offlineAt(frame);
+        if (due > now) this.#expect(due);
+        else if (due > this.#looked) this.#change(tenant, frame.host);
+      }
+    this.#looked = now;
+  }
+
+  /** Asks the store for hosts that the log knows nothing of any more; again while it does not answer. */
   async #readStored(): Promise<void> {
-    const { registry, newest, reader, clock, rawMs } = this.#parts;
+    const { newest, reader, clock, rawMs, telemetry } = this.#parts;
     const { signal } = this.#closed;
-    while (!signal.aborted) {
+    if (this.#reading) return;
+    this.#reading = true;
+    while (this.#silent.size > 0 && !signal.aborted) {
+      // One tenant until there are more.
+      const hosts = [...this.#silent].filter((host) => !newest.get(defaultTenant, host));
       try {
-        const silent = registry.list(defaultTenant).filter(({ host }) => !newest.get(defaultTenant, host));
-        const names = silent.map(({ host }) => host);
-        const rows = await reader.query(newestFrames(defaultTenant, names, this.#now() - rawMs));
-        for (const [host, time, interval] of rows)
+        for (const [host, time, interval] of await reader.query(
+          newestFrames(defaultTenant, hosts, this.#now() - rawMs),
+        ))
           this.#stored.set(`${defaultTenant}.${host}`, { time_us: Number(time), intervalMs: Number(interval) });
-        for (const host of names) this.#change(defaultTenant, host);
-        return;
-      } catch {
-        // The store's state is told by readiness; hosts are listed without "last seen" until it answers.
+        this.#silent.clear();
+        for (const host of hosts) this.#change(defaultTenant, host);
+      } catch (cause) {
+        // That the store is away is told by readiness; hosts are listed without "last seen" until it answers.
+        if (!(cause instanceof ApiError)) telemetry.log.error({ err: cause }, 'the newest frames could not be read');
         await clock.sleep(storeRetryMilliseconds, signal).catch(() => undefined);
       }
     }
+    this.#reading = false;
   }
 }
 

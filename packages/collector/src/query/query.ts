@@ -7,8 +7,16 @@ import { type LatestQuestion, queryLatest } from '#query/latest.ts';
 import type { Retention } from '#query/plan.ts';
 import { querySeries, type SeriesQuestion } from '#query/series.ts';
 import type { Reader } from '#store/reader.ts';
+import type { Telemetry } from '#telemetry.ts';
 
-export type QueryParts = { reader: Reader; registry: Registry; newest: Newest; clock: Clock; retention: Retention };
+export type QueryParts = {
+  reader: Reader;
+  registry: Registry;
+  newest: Newest;
+  clock: Clock;
+  telemetry: Telemetry;
+  retention: Retention;
+};
 
 /** History and the newest state. */
 export class Query {

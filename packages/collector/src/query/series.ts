@@ -41,6 +41,8 @@ export const seriesMax = 1000;
 export const valuesMax = 1_000_000;
 /** Rows from which percentiles are computed at most. */
 export const percentileRowsMax = 500_000;
+/** A roll-up whose newest row is older than this has all that there was, milliseconds. */
+const rollupSettledMs = 86_400_000;
 /** The interval of hosts of which nothing is known, milliseconds. */
 const intervalMsDefault = 5000;
 
@@ -72,7 +74,7 @@ export async function querySeries(
   const select = { tenant, table, hosts: named, labels };
   const probability = percentiles[aggregation];
   if (probability !== undefined) await fillPercentiles(reader, { ...select, ...range }, fields, probability, grid);
-  else if (rollup) await fillFromRollup(reader, { ...select, ...range }, aggregation as 'avg', rollup, grid);
+  else if (rollup) await fillFromRollup(reader, { ...select, ...range }, aggregation as 'avg', rollup, grid, now);
   else await fillFromRows(reader, { ...select, ...range }, aggregation as sql.StepAggregation, grid);
   return { table, aggregation, ...range, stepMs, times, series: grid.series() };
 }
@@ -89,9 +91,10 @@ async function fillFromRollup(
   aggregation: 'avg' | 'min' | 'max' | 'sum',
   rollup: sql.Rollup,
   grid: Grid,
+  now: number,
 ) {
   const [[newest] = []] = await reader.query(sql.newestOfRollup(select.table, rollup));
-  const complete = typeof newest === 'number' ? floor(newest / 1000, grid.stepMs) : select.from;
+  const complete = typeof newest === 'number' ? endOfRollup(newest / 1000, grid.stepMs, now) : select.from;
   const boundary = Math.min(Math.max(complete, select.from), select.to);
   const rolled = { ...select, to: boundary };
   if (rolled.from < rolled.to)
@@ -99,6 +102,11 @@ async function fillFromRollup(
       await reader.query(sql.stepsOfRollup(rolled, grid.fields, aggregation, rollup, grid.stepMs, grid.rowsMax + 1)),
     );
   await fillFromRows(reader, { ...select, from: boundary }, aggregation, grid);
+}
+
+/** Where the last step that a roll-up has begins; where it ends when nothing was measured since, since it grows no more. */
+function endOfRollup(newest: number, stepMs: number, now: number): number {
+  return floor(newest, stepMs) + (newest < now - rollupSettledMs ? stepMs : 0);
 }
 
 /** Percentiles are exact: computed here from all rows, since those of the store are estimates that take no negative values. */

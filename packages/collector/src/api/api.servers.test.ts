@@ -1,0 +1,878 @@
+// Both faces over real NATS and QuestDB: the same questions give the same answers, and bad ones the same sentence.
+import { connect } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import { catalog, encodeFrame, type Frame, type HostDescription, subject, tableNamed } from '@fleetreel/proto';
+import {
+  Catalog,
+  Host,
+  Hosts,
+  Latest,
+  type LiveMessage,
+  type LiveRequest,
+  Problem,
+  Series,
+} from '@fleetreel/proto/http';
+import { Live, Query as QueryService } from '@fleetreel/proto/services';
+import { startNats } from '@fleetreel/test/servers/nats';
+import { startQuestdb } from '@fleetreel/test/servers/questdb';
+import { Client, credentials, type Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { service as healthService } from 'grpc-health-check';
+import Value from 'typebox/value';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Faces } from '#api/serve.ts';
+import { systemClock } from '#clock.ts';
+import { Hub } from '#live/hub.ts';
+import { Newest } from '#live/newest.ts';
+import { connectLog } from '#log/connect.ts';
+import { Registry } from '#log/registry.ts';
+import { keepLog } from '#log/stream.ts';
+import { Query } from '#query/query.ts';
+import { Reader } from '#store/reader.ts';
+import { Telemetry } from '#telemetry.ts';
+
+const second = 1000;
+const minute = 60 * second;
+const hour = 60 * minute;
+const day = 24 * hour;
+const retention = { raw: 30 * day, '1m': 180 * day, '1h': 3 * 365 * day };
+
+/** Rows of `cpu` begin here: a full hour, well in the past. */
+const begin = Math.floor(Date.now() / hour) * hour - 3 * hour;
+
+type Stack = Awaited<ReturnType<typeof startStack>>;
+let stack: Stack;
+
+async function startStack() {
+  const closing = new AsyncDisposableStack();
+  const [nats, questdb] = await Promise.all([startNats(), startQuestdb()]);
+  closing.use(nats);
+  closing.use(questdb);
+  const telemetry = new Telemetry('silent');
+  const faces = await Faces.start(
+    { http: { host: '127.0.0.1', port: 0 }, grpc: { host: '127.0.0.1', port: 0 } },
+    telemetry,
+  );
+  closing.defer(() => faces.close());
+  const early = await fetch(`http://127.0.0.1:${faces.http.port}/api/v1/hosts`);
+
+  const log = await connectLog(nats.url);
+  closing.defer(() => log.connection.close());
+  await keepLog(log, { age_ms: hour, bytes: 64 * 1024 * 1024 }, 'main', telemetry);
+  await fillStore(questdb.query.bind(questdb));
+  const registry = closing.use(await Registry.open(log));
+  await registry.describe('default', description('web-1'));
+  await registry.describe('default', description('web-2'));
+  // One frame is in the log before the collector comes, one arrives after.
+  await log.jetstream.publish(frameSubject('web-1'), frame({ time: Date.now() - 2000, used: 11 }));
+  const newest = await Newest.open(log, systemClock);
+  closing.defer(() => newest.close());
+  const reader = closing.use(
+    new Reader({
+      pg_host: questdb.pgHost,
+      pg_port: questdb.pgPort,
+      read_user: questdb.readUser,
+      read_password: questdb.readPassword,
+    }),
+  );
+  const query = new Query({ reader, registry, newest, clock: systemClock, telemetry, retention });
+  closing.defer(() => query.close());
+  const hub = new Hub(newest);
+  closing.defer(() => hub.close());
+  faces.open({ query, hub });
+  const address = `127.0.0.1:${faces.grpc.port}`;
+  const grpc = new QueryService(address, credentials.createInsecure());
+  const live = new Live(address, credentials.createInsecure());
+  closing.defer(() => grpc.close());
+  closing.defer(() => live.close());
+  return {
+    early,
+    questdb,
+    log,
+    registry,
+    newest,
+    query,
+    faces,
+    grpc,
+    live,
+    port: faces.http.port,
+    url: `http://127.0.0.1:${faces.http.port}`,
+    [Symbol.asyncDispose]: () => closing.disposeAsync(),
+  };
+}
+
+const frameSubject = (host: string): string => subject({ tenant: 'default', kind: 'frame', host });
+
+function frame({ time = Date.now(), used = 1, interval = 1000 }): Uint8Array {
+  return encodeFrame({
+    session: '00000000000000ab',
+    sequence: 1,
+    time_us: time * 1000,
+    interval_ms: interval,
+    tables: {
+      cpu: { core: ['total', '0'], used_percent: [used, Number.NaN], user_percent: [used / 2, 0] },
+      memory: { used_percent: [50] },
+    } as Frame['tables'],
+  });
+}
+
+function description(host: string): HostDescription {
+  return {
+    host,
+    machine_id: `machine-${host}`,
+    session: 'fedcba9876543210',
+    time_us: Date.now() * 1000,
+    agent_version: '0.1.0',
+    platform: 'linux',
+    os: 'Debian 12',
+    kernel: '6.18',
+    architecture: 'x64',
+    cpu_model: 'Test',
+    cpu_count: 2,
+    memory_bytes: 1024,
+    gpus: [],
+    virtualization: '',
+    boot_time_us: 1,
+    interval_ms: 5000,
+    addresses: ['10.0.0.1'],
+    tags: { role: 'web' },
+    boot_id: 'boot',
+  };
+}
+
+/** The value of row `index` of a core; rows come every 5 seconds. */
+const sample = (index: number): number => (index * 7) % 100;
+const rowsPerCore = 720;
+/** Rows that are missing: 10 minutes. */
+const gap = { from: 240, to: 360 };
+
+async function fillStore(run: (sql: string) => Promise<unknown>): Promise<void> {
+  for (const { name, labels, fields } of catalog) {
+    const columns = [
+      ...labels.map((label) => `"${label.name}" SYMBOL`),
+      ...fields.map((field) => `"${field.name}" DOUBLE`),
+    ];
+    const keys = ['ts', 'tenant', 'host', ...labels.filter(({ key }) => key).map((label) => `"${label.name}"`)];
+    await run(
+      `CREATE TABLE "${name}" (ts TIMESTAMP, tenant SYMBOL, host SYMBOL, ${columns.join(', ')}) TIMESTAMP(ts) PARTITION BY DAY WAL DEDUP UPSERT KEYS(${keys.join(', ')})`,
+    );
+  }
+  await run(
+    'CREATE TABLE frame (ts TIMESTAMP, tenant SYMBOL, host SYMBOL, session SYMBOL, sequence LONG, interval_ms INT, size_bytes INT) TIMESTAMP(ts) PARTITION BY DAY WAL',
+  );
+  await run(
+    'CREATE TABLE cpu_1m (ts TIMESTAMP, tenant SYMBOL, host SYMBOL, core SYMBOL, sample_count LONG, used_percent_avg DOUBLE, used_percent_min DOUBLE, used_percent_max DOUBLE) TIMESTAMP(ts) PARTITION BY DAY WAL',
+  );
+  for (const [host, core] of [
+    ['web-1', 'total'],
+    ['web-1', '0'],
+    ['web-1', '10'],
+    ['web-1', '2'],
+    ['web-2', 'total'],
+  ])
+    await run(
+      `INSERT INTO cpu (ts, tenant, host, core, used_percent, user_percent) SELECT cast(${begin}000 + (x - 1) * 5000000 as timestamp), 'default', '${host}', '${core}', ((x - 1) * 7) % 100, null FROM long_sequence(${rowsPerCore}) WHERE x - 1 < ${gap.from} OR x - 1 >= ${gap.to}`,
+    );
+  await run(
+    `INSERT INTO cpu (ts, tenant, host, core, used_percent) VALUES (cast(${begin}000 as timestamp), 'other', 'web-1', 'total', 99999)`,
+  );
+  await run(
+    `INSERT INTO "clock" (ts, tenant, host, offset_seconds) SELECT cast(${begin}000 + (x - 1) * 5000000 as timestamp), 'default', 'web-1', (x - 360) / 1000.0 FROM long_sequence(${rowsPerCore})`,
+  );
+  // A host of which only the store knows anything: its frame is two days old.
+  const old = begin - 2 * day;
+  await run(`INSERT INTO frame VALUES (cast(${old}123 as timestamp), 'default', 'web-2', 's', 7, 5000, 10)`);
+  await run(
+    `INSERT INTO memory (ts, tenant, host, used_percent) VALUES (cast(${old}123 as timestamp), 'default', 'web-2', 33)`,
+  );
+  // Minutes of ten days ago, of 12 rows each, the second with half of them.
+  const ago = begin - 60 * day;
+  await run(
+    `INSERT INTO cpu_1m VALUES (cast(${ago}000 as timestamp), 'default', 'web-1', 'total', 12, 10, 0, 20), (cast(${ago + minute}000 as timestamp), 'default', 'web-1', 'total', 6, 40, 30, 50)`,
+  );
+  await pause(1500);
+}
+
+beforeAll(async () => {
+  stack = await startStack();
+});
+
+afterAll(async () => {
+  await stack?.[Symbol.asyncDispose]();
+});
+
+const get = (path: string, init?: RequestInit): Promise<Response> => fetch(`${stack.url}${path}`, init);
+
+async function series(parameters: string): Promise<Series> {
+  const response = await get(`/api/v1/series?${parameters}`);
+  const body = await response.json();
+  expect(body).toMatchObject({ series: expect.any(Array) });
+  expect(Value.Check(Series, body)).toBe(true);
+  return body as Series;
+}
+
+async function problem(path: string, init?: RequestInit): Promise<Problem> {
+  const response = await get(path, init);
+  expect(response.headers.get('content-type')).toMatch('application/problem+json');
+  const body: unknown = await response.json();
+  expect(Value.Check(Problem, body)).toBe(true);
+  expect((body as Problem).status).toBe(response.status);
+  return body as Problem;
+}
+
+const hourRange = `from=${begin}&to=${begin + hour}`;
+
+describe('what is listed', () => {
+  test('nothing before the log is reached, and that is said', async () => {
+    expect(stack.early.status).toBe(503);
+    expect(await stack.early.json()).toMatchObject({ code: 'log_unavailable' });
+  });
+
+  test('the catalogue', async () => {
+    const body: unknown = await (await get('/api/v1/catalog')).json();
+    expect(Value.Check(Catalog, body)).toBe(true);
+    expect((body as Catalog).tables.map(({ name }) => name)).toEqual(catalog.map(({ name }) => name));
+  });
+
+  test('hosts, with what their newest frames say', async () => {
+    const body = (await (await get('/api/v1/hosts')).json()) as Hosts;
+    expect(Value.Check(Hosts, body)).toBe(true);
+    expect(body.hosts.map(({ host, status: state }) => [host, state])).toEqual([
+      ['web-1', 'online'],
+      ['web-2', 'offline'],
+    ]);
+    const [one, two] = body.hosts;
+    expect(one?.headline).toMatchObject({ memoryUsedPercent: 50, diskUsedPercent: null });
+    expect(one?.description).toMatchObject({ machineId: 'machine-web-1', tags: { role: 'web' } });
+    expect(one?.clockSkewSeconds).toBeGreaterThan(0);
+    expect(two).toMatchObject({ lastSeen: begin - 2 * day, intervalMs: 5000, headline: { cpuUsedPercent: null } });
+  });
+
+  test('one host, and one that there is not', async () => {
+    expect(Value.Check(Host, await (await get('/api/v1/hosts/web-1')).json())).toBe(true);
+    expect(await problem('/api/v1/hosts/web-3')).toMatchObject({
+      status: 404,
+      code: 'host_not_found',
+      nearest: 'web-1',
+    });
+  });
+});
+
+describe('latest', () => {
+  test('is the newest frame', async () => {
+    const body = (await (await get('/api/v1/latest?table=cpu&host=web-1')).json()) as Latest;
+    expect(Value.Check(Latest, body)).toBe(true);
+    expect(body.rows).toMatchObject([
+      { host: 'web-1', core: 'total', nice_percent: null },
+      { host: 'web-1', core: '0', used_percent: null, user_percent: 0 },
+    ]);
+    expect(body.rows[0]?.user_percent).toBe(Number(body.rows[0]?.used_percent) / 2);
+  });
+
+  test('takes labels', async () => {
+    const rows = async (labels: string) =>
+      ((await (await get(`/api/v1/latest?table=cpu&${labels}`)).json()) as Latest).rows.map(({ core }) => core);
+    expect(await rows('label.core=0')).toEqual(['0']);
+    expect(await rows('label.core=0&label.core=total')).toEqual(['total', '0']);
+    expect(await rows("label.core=0' OR '1'='1")).toEqual([]);
+  });
+
+  test('of a host that the log has forgotten comes from the store', async () => {
+    const { rows } = (await (await get('/api/v1/latest?table=memory&host=web-2')).json()) as Latest;
+    expect(rows).toMatchObject([{ time: begin - 2 * day, host: 'web-2', used_percent: 33, total_bytes: null }]);
+  });
+});
+
+describe('series', () => {
+  const expected = (from: number, to: number): number => {
+    let sum = 0;
+    for (let index = from; index < to; index++) sum += sample(index);
+    return sum / (to - from);
+  };
+
+  test('are averages by steps, with gaps where nothing was', async () => {
+    const body = await series(`table=cpu&field=used_percent&host=web-1&label.core=total&${hourRange}&step=1m`);
+    expect(body).toMatchObject({ from: begin, to: begin + hour, stepMs: minute });
+    expect(body.times).toEqual(Array.from({ length: 60 }, (_, index) => begin + index * minute));
+    expect(body.series).toHaveLength(1);
+    const [{ values, ...rest } = { values: [] }] = body.series;
+    expect(rest).toEqual({
+      table: 'cpu',
+      field: 'used_percent',
+      unit: 'percent',
+      agg: 'avg',
+      labels: { host: 'web-1', core: 'total' },
+    });
+    for (let index = 0; index < 60; index++) {
+      const row = index * 12;
+      if (row >= gap.from && row < gap.to) expect(values[index]).toBeNull();
+      else expect(values[index]).toBeCloseTo(expected(row, row + 12), 9);
+    }
+  });
+
+  test('one for each field, host and entity, in an order that numbers keep', async () => {
+    const body = await series(`table=cpu&field=used_percent,user_percent&${hourRange}&step=10m`);
+    expect(body.series.map(({ field, labels }) => `${field} ${labels.host} ${labels.core}`)).toEqual(
+      ['used_percent', 'user_percent'].flatMap((field) =>
+        ['web-1 0', 'web-1 2', 'web-1 10', 'web-1 total', 'web-2 total'].map((entity) => `${field} ${entity}`),
+      ),
+    );
+    expect(body.series.at(-1)?.values.every((value) => value === null)).toBe(true);
+    expect(await series(`table=cpu&field=used_percent&field=user_percent&${hourRange}&step=10m`)).toEqual(body);
+  });
+
+  test.each([
+    ['min', Math.min],
+    ['max', Math.max],
+    ['sum', (...values: number[]) => values.reduce((a, b) => a + b)],
+    ['last', (...values: number[]) => values.at(-1)],
+    ['p50', (...values: number[]) => values.sort((a, b) => a - b) && ((values[5] ?? 0) + (values[6] ?? 0)) / 2],
+  ])('%s', async (agg, fold) => {
+    const body = await series(
+      `table=cpu&field=used_percent&host=web-1&label.core=total&from=${begin}&to=${begin + 10 * minute}&step=1m&agg=${agg}`,
+    );
+    const wanted = body.times.map((_, index) =>
+      fold(...Array.from({ length: 12 }, (__, row) => sample(index * 12 + row))),
+    );
+    expect(body.series[0]?.values).toEqual(wanted);
+  });
+
+  test('percentiles of negative values are exact', async () => {
+    const body = await series(`table=clock&field=offset_seconds&${hourRange}&step=1h&agg=p99`);
+    const sorted = Array.from({ length: rowsPerCore }, (_, index) => (index + 1 - 360) / 1000);
+    const rank = 0.99 * (rowsPerCore - 1);
+    const below = sorted[Math.floor(rank)] ?? 0;
+    const above = sorted[Math.ceil(rank)] ?? 0;
+    expect(body.series[0]?.values[0]).toBeCloseTo(below + (above - below) * (rank % 1), 12);
+    expect(body.series[0]?.labels).toEqual({ host: 'web-1' });
+  });
+
+  test('auto gives a few hundred points and none below the interval', async () => {
+    const body = await series('table=cpu&field=used_percent&host=web-2&from=-1m');
+    expect(body.stepMs).toBe(5000);
+    const long = await series('table=cpu&field=used_percent&host=web-2&from=-7d');
+    expect(long.times.length).toBeGreaterThan(200);
+    expect(long.times.length).toBeLessThanOrEqual(401);
+  });
+
+  test('are the same whatever table they come from: a roll-up is weighted by its rows', async () => {
+    const ago = begin - 60 * day;
+    const body = await series(`table=cpu&field=used_percent&from=${ago}&to=${ago + 4 * minute}&step=2m`);
+    expect(body.series.map(({ values }) => values)).toEqual([[20, null]]);
+    const most = await series(`table=cpu&field=used_percent&from=${ago}&to=${ago + 4 * minute}&step=2m&agg=max`);
+    expect(most.series.map(({ values }) => values)).toEqual([[50, null]]);
+  });
+
+  test('behind the end of a roll-up come from the rows', async () => {
+    const body = await series(
+      `table=cpu&field=used_percent&host=web-1&label.core=total&from=${begin - 2 * day}&to=${begin + hour}&step=10m`,
+    );
+    const last = body.series[0]?.values.slice(-6) ?? [];
+    expect(last[0]).toBeCloseTo(expected(0, 120), 9);
+  });
+
+  test('of another tenant are not seen', async () => {
+    const body = await series(`table=cpu&field=used_percent&from=${begin}&to=${begin + 5000}&step=5s&agg=max`);
+    expect(Math.max(...body.series.flatMap(({ values }) => values.map(Number)))).toBe(0);
+  });
+
+  test('over gRPC are the same numbers', async () => {
+    for (const [step, aggregation] of [
+      ['10s', 'avg'],
+      ['1m', 'p95'],
+      ['auto', ''],
+      ['7m', 'sum'],
+    ] as const) {
+      const http = await series(
+        `table=cpu&field=used_percent,user_percent&host=web-1&label.core=total&label.core=0&${hourRange}&step=${step}&agg=${aggregation}`,
+      );
+      const answer = await new Promise<Series>((resolve, reject) =>
+        stack.grpc.Series(
+          {
+            table: 'cpu',
+            fields: ['used_percent', 'user_percent'],
+            hosts: ['web-1'],
+            labels: { core: { values: ['total', '0'] } },
+            from: String(begin),
+            to: String(begin + hour),
+            step,
+            aggregation,
+          },
+          (error, value) => {
+            if (error || !value) return reject(error);
+            resolve({
+              from: Number(value.from_ms),
+              to: Number(value.to_ms),
+              stepMs: Number(value.step_ms),
+              times: value.times_ms.map(Number),
+              series: value.series.map(({ aggregation: agg, values, ...one }) => ({
+                ...one,
+                agg,
+                values: values.map((each) => (Number.isNaN(each) ? null : each)),
+              })),
+            });
+          },
+        ),
+      );
+      expect(answer).toEqual(http);
+    }
+  });
+});
+
+describe('bad questions', () => {
+  const base = 'table=cpu&field=used_percent';
+  const cases: [string, string, Partial<Problem>, Record<string, unknown>][] = [
+    [
+      'table',
+      'table=cpuu&field=used_percent',
+      { code: 'unknown_table', parameter: 'table', nearest: 'cpu' },
+      { table: 'cpuu' },
+    ],
+    [
+      'field',
+      'table=cpu&field=used_prcent',
+      { code: 'unknown_field', nearest: 'used_percent' },
+      { fields: ['used_prcent'] },
+    ],
+    [
+      'label',
+      `${base}&label.cor=0`,
+      { code: 'unknown_label', nearest: 'core' },
+      { labels: { cor: { values: ['0'] } } },
+    ],
+    ['host', `${base}&host=web-9`, { code: 'unknown_host', nearest: 'web-1' }, { hosts: ['web-9'] }],
+    ['aggregation', `${base}&agg=p90`, { code: 'unknown_aggregation', nearest: 'p50' }, { aggregation: 'p90' }],
+    ['from', `${base}&from=yesterday`, { code: 'bad_time', parameter: 'from' }, { from: 'yesterday' }],
+    ['to', `${base}&to=1769860800`, { code: 'bad_time', parameter: 'to' }, { to: '1769860800' }],
+    ['range', `${base}&from=now&to=-1h`, { code: 'bad_range' }, { from: 'now', to: '-1h' }],
+    ['step', `${base}&step=5x`, { code: 'bad_step' }, { step: '5x' }],
+    ['points', `${base}&from=-1d&step=1s`, { code: 'too_many_points', nearest: '10s' }, { from: '-1d', step: '1s' }],
+    [
+      'fine step',
+      `${base}&from=-60d&to=-59d&step=10s`,
+      { code: 'step_too_fine', nearest: '1m' },
+      { from: '-60d', to: '-59d', step: '10s' },
+    ],
+    ['percentile', `${base}&from=-60d&agg=p95`, { code: 'raw_rows_gone' }, { from: '-60d', aggregation: 'p95' }],
+    ['fields', 'table=cpu', { code: 'missing_parameter', parameter: 'field' }, { fields: [] }],
+    ['no table', 'field=used_percent', { code: 'missing_parameter', parameter: 'table' }, { table: '' }],
+  ];
+
+  test.each(cases)('%s: over HTTP and gRPC the same sentence', async (_, parameters, wanted, request) => {
+    const found = await problem(`/api/v1/series?${parameters}`);
+    expect(found).toMatchObject({ status: 400, ...wanted });
+    const error = await new Promise<ServiceError>((resolve, reject) =>
+      stack.grpc.Series({ table: 'cpu', fields: ['used_percent'], ...request }, (failure) =>
+        failure ? resolve(failure) : reject(new Error('it was answered')),
+      ),
+    );
+    expect(error.code).toBe(status.INVALID_ARGUMENT);
+    const sentence = (text: string) => text.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME');
+    expect(sentence(error.details)).toBe(sentence(found.detail));
+    expect((error.metadata as Metadata).get('fleetreel-code')).toEqual([found.code]);
+  });
+
+  test('of HTTP alone', async () => {
+    expect(await problem('/api/v1/series?tabel=cpu')).toMatchObject({ code: 'unknown_parameter', nearest: 'table' });
+    expect(await problem('/api/v1/hosts?x=1')).toMatchObject({ code: 'unknown_parameter' });
+    expect(await problem(`/api/v1/series?${base}&step=1m&step=2m`)).toMatchObject({ code: 'repeated_parameter' });
+    expect(await problem('/api/v1/hosts?__proto__=1')).toMatchObject({ status: 400 });
+    expect(await problem('/api/v1/nothing')).toMatchObject({ status: 404, code: 'not_found' });
+    expect(await problem('/api/v1/hosts', { method: 'POST' })).toMatchObject({
+      status: 405,
+      code: 'method_not_allowed',
+    });
+    expect(await problem('/%zz')).toMatchObject({ status: 400, code: 'bad_request' });
+    expect(await problem(`/api/v1/hosts/${'x'.repeat(500)}`)).toMatchObject({ status: expect.any(Number) });
+    expect(
+      await problem('/api/v1/hosts/web-1', {
+        method: 'DELETE',
+        body: JSON.stringify('x'.repeat(70_000)),
+        headers: { 'content-type': 'application/json' },
+      }),
+    ).toMatchObject({ status: 413, code: 'payload_too_large' });
+    expect(await problem(`/api/v1/latest?table=${'x'.repeat(20_000)}`)).toMatchObject({ status: 431 });
+  });
+
+  test('that carry SQL change nothing', async () => {
+    const before = await stack.questdb.query('SELECT count() FROM cpu');
+    const hostile = [
+      "'; DROP TABLE cpu; --",
+      'cpu"; DROP TABLE cpu; --',
+      "x' OR '1'='1",
+      'used_percent) FROM cpu; TRUNCATE TABLE cpu; --',
+      '1m ALIGN TO CALENDAR; DROP TABLE cpu',
+      '$1',
+      '\u0000',
+      '\\',
+      '%',
+      '🦄'.repeat(50),
+    ];
+    const names = [
+      'table',
+      'field',
+      'host',
+      'from',
+      'to',
+      'step',
+      'agg',
+      'label.core',
+      'label.x"; DROP TABLE cpu; --',
+      'x',
+    ];
+    for (const name of names)
+      for (const text of hostile) {
+        const parameters = new URLSearchParams({
+          table: 'cpu',
+          field: 'used_percent',
+          from: String(begin),
+          to: String(begin + hour),
+        });
+        parameters.set(name, text);
+        const response = await get(`/api/v1/series?${parameters}`);
+        const expected = name === 'label.core' ? [200] : [400];
+        expect(expected, `${name}=${text}`).toContain(response.status);
+        if (response.status === 200) expect(((await response.json()) as Series).series).toEqual([]);
+        expect(
+          (await get(`/api/v1/latest?${new URLSearchParams({ table: 'cpu', [name]: text })}`)).status,
+        ).toBeLessThan(500);
+        expect((await get(`/api/v1/hosts/${encodeURIComponent(text)}`)).status).toBe(404);
+      }
+    expect(await stack.questdb.query('SELECT count() FROM cpu')).toEqual(before);
+  });
+});
+
+describe('who may ask', () => {
+  /** `fetch` does not let a Host header be set. */
+  async function raw(lines: string[]): Promise<string> {
+    const socket = connect(stack.port, '127.0.0.1');
+    socket.end(`${lines.join('\r\n')}\r\nconnection: close\r\n\r\n`);
+    let text = '';
+    for await (const chunk of socket) text += String(chunk);
+    return text;
+  }
+  const upgrade = [
+    'upgrade: websocket',
+    'connection: upgrade',
+    'sec-websocket-version: 13',
+    'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==',
+  ];
+
+  test.each(['evil.example', 'evil.example:80', '127.0.0.1.evil.example', 'localhost.evil.example', '10.0.0.1', ''])(
+    'not who calls this machine "%s"',
+    async (host) => {
+      expect(await raw(['GET /api/v1/hosts HTTP/1.1', `host: ${host}`])).toMatch(/^HTTP\/1\.1 421 /);
+    },
+  );
+
+  test.each([
+    'localhost',
+    'localhost:7600',
+    '127.0.0.1',
+    '127.1.2.3:1',
+    '[::1]:7600',
+    'fleetreel.localhost',
+    'LOCALHOST',
+  ])('who calls it %s', async (host) => {
+    expect(await raw(['GET /api/v1/hosts HTTP/1.1', `host: ${host}`])).toMatch(/^HTTP\/1\.1 200 /);
+  });
+
+  test.each(['http://evil.example', 'null', 'http://localhost:1', 'nonsense'])('not a page of %s', async (origin) => {
+    const headers = [`host: 127.0.0.1:${stack.port}`, `origin: ${origin}`];
+    expect(await raw(['DELETE /api/v1/hosts/web-1 HTTP/1.1', ...headers])).toMatch(/^HTTP\/1\.1 403 /);
+    expect(await raw(['GET /api/v1/live HTTP/1.1', ...headers, ...upgrade])).toMatch(/^HTTP\/1\.1 403 /);
+  });
+
+  test('a page of the console', async () => {
+    const socket = new WebSocket(`ws://127.0.0.1:${stack.port}/api/v1/live`, {
+      headers: { origin: `http://127.0.0.1:${stack.port}` },
+    } as unknown as string);
+    await new Promise((resolve, reject) => {
+      socket.addEventListener('open', resolve);
+      socket.addEventListener('error', reject);
+    });
+    socket.close();
+  });
+
+  test('every answer has its security headers', async () => {
+    for (const path of ['/', '/api/v1/hosts', '/docs/', '/docs/json', '/docs/errors', '/nothing', '/metrics']) {
+      const { headers } = await get(path);
+      expect(headers.get('x-content-type-options'), path).toBe('nosniff');
+      expect(headers.get('content-security-policy'), path).toContain("frame-ancestors 'none'");
+      expect(headers.has('access-control-allow-origin'), path).toBe(false);
+    }
+  });
+});
+
+describe('compression', () => {
+  test.each(['zstd', 'br', 'gzip'])('%s when it is accepted', async (encoding) => {
+    const path = `/api/v1/series?table=cpu&field=used_percent&${hourRange}&step=10s`;
+    const response = await get(path, { headers: { 'accept-encoding': encoding } });
+    expect(response.headers.get('content-encoding')).toBe(encoding);
+    expect(response.headers.get('vary')).toBe('accept-encoding');
+    const plain = await get(path, { headers: { 'accept-encoding': `${encoding};q=0` } });
+    expect(plain.headers.has('content-encoding')).toBe(false);
+    expect(await response.json()).toEqual(await plain.json());
+  });
+});
+
+/** A reader of `GET live` and what it was sent. */
+async function openLive(...requests: (LiveRequest | string)[]) {
+  const socket = new WebSocket(`ws://127.0.0.1:${stack.port}/api/v1/live`);
+  const messages: LiveMessage[] = [];
+  socket.addEventListener('message', ({ data }) => messages.push(JSON.parse(String(data)) as LiveMessage));
+  const closed = new Promise<number>((resolve) => socket.addEventListener('close', ({ code }) => resolve(code)));
+  await new Promise((resolve, reject) => {
+    socket.addEventListener('open', resolve);
+    socket.addEventListener('error', reject);
+  });
+  const send = (request: LiveRequest | string) =>
+    socket.send(typeof request === 'string' ? request : JSON.stringify(request));
+  for (const request of requests) send(request);
+  return { messages, send, closed, [Symbol.dispose]: () => socket.close() };
+}
+
+const until = (check: () => unknown, timeout = 10_000) => expect.poll(check, { timeout, interval: 20 });
+
+describe('live over a WebSocket', () => {
+  test('the newest rows first, then those that arrive', async () => {
+    using reader = await openLive({
+      type: 'subscribe',
+      id: 'a',
+      table: 'cpu',
+      fields: ['used_percent'],
+      hosts: ['web-1'],
+    });
+    await until(() => reader.messages.length).toBe(1);
+    expect(reader.messages[0]).toMatchObject({
+      type: 'rows',
+      id: 'a',
+      host: 'web-1',
+      intervalMs: 1000,
+      labels: { core: ['total', '0'] },
+      values: { used_percent: [expect.any(Number), null] },
+      skipped: 0,
+    });
+    const began = performance.now();
+    stack.log.connection.publish(frameSubject('web-1'), frame({ used: 77 }));
+    stack.log.connection.publish(frameSubject('web-7'), frame({ used: 78 }));
+    await until(() => reader.messages.length).toBe(2);
+    expect(performance.now() - began).toBeLessThan(2000);
+    expect(reader.messages[1]).toMatchObject({ host: 'web-1', values: { used_percent: [77, null] } });
+
+    reader.send({ type: 'unsubscribe', id: 'a' });
+    reader.send({ type: 'subscribe', id: 'b', table: 'tcp' });
+    await pause(100);
+    stack.log.connection.publish(frameSubject('web-1'), frame({ used: 79 }));
+    await pause(300);
+    expect(reader.messages).toHaveLength(2);
+  });
+
+  test('every field of every host when none is named', async () => {
+    using reader = await openLive({ type: 'subscribe', id: 'a', table: 'cpu' });
+    await until(() => reader.messages.length).toBeGreaterThan(0);
+    const [message] = reader.messages;
+    expect(Object.keys((message as { values: object }).values)).toEqual(
+      tableNamed('cpu')?.fields.map(({ name }) => name),
+    );
+    expect((message as { values: Record<string, unknown> }).values.nice_percent).toEqual([null, null]);
+  });
+
+  test('bad requests are answered with their problem, and the connection goes on', async () => {
+    using reader = await openLive(
+      'nonsense',
+      '{"type":"dance","id":"x"}',
+      { type: 'subscribe', id: 'a', table: 'cpuu' },
+      { type: 'subscribe', id: 'b', table: 'cpu', fields: ['used'] },
+      { type: 'subscribe', id: 'c', table: 'memory', hosts: ['web-1'] },
+    );
+    await until(() => reader.messages.length).toBe(5);
+    expect(reader.messages).toMatchObject([
+      { type: 'error', id: null, problem: { code: 'bad_message' } },
+      { type: 'error', id: null, problem: { code: 'bad_message' } },
+      { type: 'error', id: 'a', problem: { code: 'unknown_table', nearest: 'cpu' } },
+      { type: 'error', id: 'b', problem: { code: 'unknown_field' } },
+      { type: 'rows', id: 'c' },
+    ]);
+  });
+
+  test('subscriptions are bounded', async () => {
+    const many = Array.from(
+      { length: 65 },
+      (_, index): LiveRequest => ({ type: 'subscribe', id: `${index}`, table: 'tcp' }),
+    );
+    using reader = await openLive(...many);
+    await until(() => reader.messages.length).toBe(1);
+    expect(reader.messages[0]).toMatchObject({ type: 'error', id: '64', problem: { code: 'too_many_subscriptions' } });
+  });
+
+  test('hosts: all at first, then those that change, at most once a second', async () => {
+    using reader = await openLive({ type: 'subscribe_hosts', id: 'h' });
+    await until(() => reader.messages.length).toBe(1);
+    expect(reader.messages[0]).toMatchObject({ type: 'hosts', id: 'h', removed: [] });
+    const names = () =>
+      reader.messages
+        .slice(1)
+        .flatMap((message) => (message.type === 'hosts' ? message.hosts.map(({ host }) => host) : []));
+    const began = performance.now();
+    for (let count = 0; count < 20; count++) {
+      stack.log.connection.publish(frameSubject('web-1'), frame({ used: count }));
+      await pause(100);
+    }
+    await until(() => reader.messages.length).toBeGreaterThan(2);
+    expect(reader.messages.length).toBeLessThanOrEqual(2 + (performance.now() - began) / 1000);
+    expect(new Set(names())).toEqual(new Set(['web-1']));
+  });
+});
+
+describe('live over gRPC', () => {
+  test('the newest rows first, then those that arrive', async () => {
+    const call = stack.live.Watch({
+      watches: [
+        { table: 'cpu', fields: ['used_percent'], hosts: ['web-1'] },
+        { table: 'memory', hosts: ['web-1'] },
+      ],
+    });
+    const rows: { table: string; fields: { name: string; values: number[] }[] }[] = [];
+    call.on('data', (row: (typeof rows)[number]) => rows.push(row));
+    call.on('error', () => undefined);
+    await until(() => rows.map(({ table }) => table)).toEqual(['cpu', 'memory']);
+    stack.log.connection.publish(frameSubject('web-1'), frame({ used: 55 }));
+    await until(() => rows.length).toBe(4);
+    expect(rows[2]?.fields).toEqual([{ name: 'used_percent', values: [55, Number.NaN] }]);
+    call.cancel();
+  });
+
+  test('a bad watch is refused whole', async () => {
+    const call = stack.live.Watch({ watches: [{ table: 'memory' }, { table: 'memori' }] });
+    const rows: unknown[] = [];
+    call.on('data', (row) => rows.push(row));
+    const error = await new Promise<ServiceError>((resolve) =>
+      call.on('error', (cause) => resolve(cause as ServiceError)),
+    );
+    expect(error).toMatchObject({
+      code: status.INVALID_ARGUMENT,
+      details: 'There is no table "memori". Did you mean "memory"?',
+    });
+    expect(rows).toEqual([]);
+  });
+
+  test('a reader that stops reading gets the newest state and the number of what it missed', async () => {
+    const call = stack.live.Watch({ watches: [{ table: 'cpu', hosts: ['slow'] }] });
+    call.on('error', () => undefined);
+    call.pause();
+    await pause(200);
+    const began = Date.now();
+    for (let count = 1; count <= 5000; count++)
+      stack.newest.take(frameSubject('slow'), frame({ time: began + count, used: count }), began);
+    await pause(500);
+    const rows: { skipped: number; time_us: number }[] = [];
+    call.on('data', (row: (typeof rows)[number]) => rows.push(row));
+    call.resume();
+    await until(() => rows.at(-1)?.time_us).toBe((began + 5000) * 1000);
+    const skipped = rows.reduce((sum, row) => sum + row.skipped, 0);
+    expect(skipped).toBeGreaterThan(0);
+    expect(rows.length + skipped).toBe(5000);
+    call.cancel();
+    stack.newest.forget('default', 'slow');
+  });
+
+  test('health follows readiness', async () => {
+    const client = new Client(`127.0.0.1:${stack.faces.grpc.port}`, credentials.createInsecure());
+    const check = healthService.check;
+    if (!check) throw new Error('the health service has a method check');
+    const ask = (name: string) =>
+      new Promise((resolve) =>
+        client.makeUnaryRequest(
+          check.path,
+          check.requestSerialize,
+          check.responseDeserialize,
+          { service: name },
+          (error, answer) => resolve(error ? status[error.code] : answer),
+        ),
+      );
+    // Nothing fills the store here, so the collector as a whole is not ready.
+    expect(await ask('fleetreel.v1.Query')).toEqual({ status: 'NOT_SERVING' });
+    expect(await ask('nonsense')).toBe('NOT_FOUND');
+    client.close();
+  });
+
+  test('reflection lists the services', async () => {
+    const client = new Client(`127.0.0.1:${stack.faces.grpc.port}`, credentials.createInsecure());
+    const same = (bytes: Buffer) => bytes;
+    const call = client.makeBidiStreamRequest('/grpc.reflection.v1.ServerReflection/ServerReflectionInfo', same, same);
+    const answer = new Promise<Buffer>((resolve, reject) => call.on('data', resolve).on('error', reject));
+    // list_services = "*"
+    call.write(Buffer.from([0x3a, 1, 0x2a]));
+    expect((await answer).toString('latin1')).toMatch(/fleetreel\.v1\.Query[^]*fleetreel\.v1\.Live/);
+    call.end();
+    client.close();
+  });
+});
+
+describe('a host that is silent', () => {
+  test('goes offline by itself, and its watchers are told', { timeout: 60_000 }, async () => {
+    // Heard of 28 seconds ago: two more, and it is offline.
+    stack.newest.take(frameSubject('quiet'), frame({ time: Date.now() - 28_000 }), Date.now() - 28_000);
+    await stack.registry.describe('default', description('quiet'));
+    using reader = await openLive({ type: 'subscribe_hosts', id: 'h' });
+    const states = () =>
+      reader.messages
+        .flatMap((message) => (message.type === 'hosts' ? message.hosts : []))
+        .filter(({ host }) => host === 'quiet')
+        .map((host) => host.status);
+    await until(() => states().at(0)).toBe('online');
+    await until(() => states().at(-1)).toBe('offline');
+    expect(await (await get('/api/v1/hosts/quiet')).json()).toMatchObject({ status: 'offline' });
+
+    const gone = await get('/api/v1/hosts/quiet', { method: 'DELETE' });
+    expect(gone.status).toBe(204);
+    await until(() => reader.messages.flatMap((message) => (message.type === 'hosts' ? message.removed : []))).toEqual([
+      'quiet',
+    ]);
+    expect(await problem('/api/v1/hosts/quiet', { method: 'DELETE' })).toMatchObject({ status: 404 });
+  });
+});
+
+test('the document describes every route', async () => {
+  const document = (await (await get('/docs/json')).json()) as {
+    openapi: string;
+    paths: Record<string, Record<string, { summary?: string; responses: object }>>;
+  };
+  expect(document.openapi).toBe('3.1.0');
+  expect(Object.keys(document.paths).sort()).toEqual(
+    ['catalog', 'hosts', 'hosts/{host}', 'latest', 'live', 'series']
+      .map((path) => `/api/v1/${path}`)
+      .concat(['/healthz', '/metrics', '/readyz']),
+  );
+  for (const operations of Object.values(document.paths))
+    for (const { summary, responses } of Object.values(operations)) {
+      expect(summary).toBeTruthy();
+      expect(Object.keys(responses)).not.toEqual([]);
+    }
+});
+
+describe('when QuestDB is away', () => {
+  test('history says so, live goes on, and it heals', { timeout: 120_000 }, async () => {
+    await stack.questdb.kill();
+    const path = `/api/v1/series?table=cpu&field=used_percent&${hourRange}&step=1m`;
+    expect(await problem(path)).toMatchObject({ status: 503, code: 'store_unavailable' });
+    expect((await get('/api/v1/latest?table=cpu&host=web-1')).status).toBe(200);
+    await stack.questdb.restart();
+    expect((await get(path)).status).toBe(200);
+  });
+});
+
+describe('stopping', () => {
+  test('sockets are closed with their reason, and calls end', async () => {
+    using reader = await openLive({ type: 'subscribe_hosts', id: 'h' });
+    const call = stack.live.Watch({ watches: [{ table: 'memory' }] });
+    call.on('data', () => undefined);
+    const ended = new Promise<ServiceError>((resolve) => call.on('error', (cause) => resolve(cause as ServiceError)));
+    await pause(200);
+    const began = performance.now();
+    await stack.faces.close();
+    expect(performance.now() - began).toBeLessThan(5000);
+    expect(await reader.closed).toBe(1001);
+    expect(await ended).toMatchObject({ code: status.UNAVAILABLE });
+  });
+});
