@@ -1,7 +1,7 @@
 // nats-server on this machine: found or fetched, configured, started.
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { basename, dirname, join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Service } from '#local/child.ts';
 import {
   cacheFolder,

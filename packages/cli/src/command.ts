@@ -87,7 +87,7 @@ export function parse(
           Object.keys(known).map((name) => `--${name}`),
         )}`,
       );
-    if (flag.value !== undefined && !token.value)
+    if (flag.value !== undefined && (!token.value || (!token.inlineValue && token.value.startsWith('--'))))
       throw new UsageError(`The flag ${token.rawName} needs a value: ${token.rawName} ${flag.value}.`);
     if (flag.value === undefined && token.value !== undefined)
       throw new UsageError(`The flag ${token.rawName} takes no value.`);

@@ -44,7 +44,8 @@ export class Output {
           if (columns[index]?.align === 'right') return space + this.#paint(shown, tone);
           return this.#paint(shown, tone) + (index === columns.length - 1 ? '' : space);
         })
-        .join('  ');
+        .join('  ')
+        .trimEnd();
     this.#stream.write(`${line(columns.map(({ title }) => ({ text: title, tone: 'faint' })))}\n`);
     for (const row of rows) this.#stream.write(`${line(row)}\n`);
   }
