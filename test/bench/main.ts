@@ -1,0 +1,95 @@
+// `pnpm bench [p1 ...]`: prints the figures, each beside its yardstick measured in the same run. A benchmark and never a
+// test: machines are noisy. Everything it starts is real, on loopback, and ends with it.
+import { parseArgs } from 'node:util';
+import { build } from '@fleetreel/deploy/build';
+import { thisMachine } from '@fleetreel/deploy/local/obtain';
+import { type AgentRun, cost, machine, memory, runAgent, size } from './agent.ts';
+import { type Figure, table } from './figure.ts';
+import { fleet } from './fleet.ts';
+import { freshness } from './freshness.ts';
+import { ingest } from './ingest.ts';
+
+const figures = ['p1', 'p2', 'p3', 'p4', 'p5', 'p6'] as const;
+
+const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
+
+Figures (all by default): p1 agent CPU, p2 agent memory, p3 size of a frame, p4 ingest, p5 decode, p6 freshness
+
+  --seconds N   time over which the agent is measured (60; the figure asks for 300)
+  --hosts N     hosts of the log that is ingested (100)
+  --ticks N     frames of each of them (400)
+  --groups N,N  numbers of hosts whose freshness is measured (10,100,1000)
+  --watch N     seconds for which each of them is watched (20)
+`;
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seconds: { type: 'string', default: '60' },
+    hosts: { type: 'string', default: '100' },
+    ticks: { type: 'string', default: '400' },
+    groups: { type: 'string', default: '10,100,1000' },
+    watch: { type: 'string', default: '20' },
+    help: { type: 'boolean', default: false },
+  },
+});
+
+function positive(name: string, text: string): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value > 0) return value;
+  throw new RangeError(`--${name}: "${text}" is not a whole number above 0.`);
+}
+
+async function main(): Promise<void> {
+  if (options.help) {
+    process.stdout.write(help);
+    return;
+  }
+  const unknown = positionals.find((name) => !figures.some((figure) => figure === name));
+  if (unknown !== undefined) throw new RangeError(`There is no figure "${unknown}": there are ${figures.join(', ')}.`);
+  const wanted = (...names: readonly string[]) =>
+    positionals.length === 0 || names.some((name) => positionals.includes(name));
+  const seconds = positive('seconds', options.seconds);
+  const groups = options.groups.split(',').map((text) => positive('groups', text));
+  const [hosts, ticks, watch] = (['hosts', 'ticks', 'watch'] as const).map((name) => positive(name, options[name])) as [
+    number,
+    number,
+    number,
+  ];
+
+  await build(thisMachine());
+  say(machine());
+  const found: Figure[] = [];
+  // Everything begins with real frames of this machine; for the rest half a minute of them is enough.
+  const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 30);
+  say(`The agent runs for ${agentSeconds} s ...`);
+  const run: AgentRun = await runAgent(agentSeconds);
+  if (wanted('p1')) {
+    say('node_exporter is scraped ...');
+    found.push(...(await cost(run, seconds)));
+  }
+  if (wanted('p2')) found.push(...(await memory(run)));
+  if (wanted('p3')) found.push(...size(run));
+  if (wanted('p3', 'p4', 'p5')) {
+    say(`${hosts * ticks} frames go through the log into the store ...`);
+    const all = await ingest(fleet(run.frames, hosts, ticks));
+    found.push(...all.filter(({ id }) => wanted(id.toLowerCase())));
+  }
+  if (wanted('p6')) {
+    say(`The freshness of ${groups.join(', ')} hosts is watched ...`);
+    found.push(...(await freshness(run.frames, groups, watch)));
+  }
+  process.stdout.write(`\n${table(found)}\n`);
+}
+
+/** Progress, apart from the figures. */
+function say(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(`${error instanceof RangeError ? error.message : ((error as Error).stack ?? String(error))}\n`);
+  process.exitCode = error instanceof RangeError ? 2 : 1;
+}
