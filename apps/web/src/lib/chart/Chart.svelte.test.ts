@@ -3,7 +3,7 @@ import { userEvent } from 'vitest/browser';
 import { render } from 'vitest-browser-svelte';
 import '../../app.css';
 import Chart, { type Line } from '#lib/chart/Chart.svelte';
-import { stack, timeLabels, valueRange } from '#lib/chart/scale.ts';
+import { heatImage, stack, timeLabels, valueRange } from '#lib/chart/scale.ts';
 
 const start = Date.UTC(2026, 10, 21, 6);
 const times = Array.from({ length: 61 }, (_, index) => start + index * 1000);
@@ -173,4 +173,20 @@ test('the time axis names the day where it begins', () => {
     '00:00\n22 Nov',
     '00:05',
   ]);
+});
+
+test('a heat map has one pixel per step and row, none where there is no value', () => {
+  const heat = Uint32Array.of(10, 20, 30);
+  const { width, pixels } = heatImage(
+    [1000, 2000, 4000],
+    [
+      [0, 50, 100],
+      [null, 150, -5],
+    ],
+    1000,
+    100,
+    heat,
+  );
+  expect(width).toBe(4);
+  expect([...pixels]).toEqual([10, 20, 0, 30, 0, 30, 0, 10]);
 });

@@ -2,9 +2,9 @@
 import uPlot from 'uplot';
 import {
   byteIncrements,
+  heatImage,
   increments,
   type Palette,
-  shade,
   stack,
   timeLabels,
   valueRange,
@@ -202,25 +202,21 @@ function lonely(plot: uPlot, seriesIndex: number, from: number, to: number): boo
 
 function drawHeat(plot: uPlot, { labels, most, palette }: PlotShape): void {
   const { ctx, bbox, data } = plot;
-  const times = data[0];
-  if (!times || times.length === 0) return;
-  const row = bbox.height / labels.length;
-  const gap = row > 6 * uPlot.pxRatio ? uPlot.pxRatio : 0;
-  const step = times.length > 1 ? smallestStep(times) : 5000;
+  const [times, ...columns] = data as [number[], ...(number | null)[][]];
+  const step = smallestStep(times);
+  if (times.length === 0 || !Number.isFinite(step)) return;
+  const { width, pixels } = heatImage(times, columns, step, most ?? 100, palette.heat);
+  const image = new OffscreenCanvas(width, labels.length);
+  const pixelBytes = new Uint8ClampedArray(pixels.buffer);
+  image.getContext('2d')?.putImageData(new ImageData(pixelBytes, width, labels.length), 0, 0);
+  const left = plot.valToPos(times[0] as number, 'x', true);
+  const right = plot.valToPos((times[0] as number) + width * step, 'x', true);
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  for (let index = 0; index < times.length; index++) {
-    const left = Math.floor(plot.valToPos(times[index] as number, 'x', true));
-    const right = Math.ceil(plot.valToPos((times[index] as number) + step, 'x', true));
-    for (let line = 0; line < labels.length; line++) {
-      const value = data[line + 1]?.[index];
-      if (value == null) continue;
-      ctx.fillStyle = shade(value, most ?? 100, palette.heat);
-      ctx.fillRect(left, bbox.top + line * row, Math.max(1, right - left), row - gap);
-    }
-  }
+  ctx.imageSmoothingEnabled = false;
+  ctx.drawImage(image, left, bbox.top, right - left, bbox.height);
   ctx.restore();
 }
 

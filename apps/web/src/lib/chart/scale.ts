@@ -60,7 +60,7 @@ export function stack(columns: readonly (readonly (number | null)[])[], length: 
 }
 
 /** The colours of the theme in force, resolved, as a canvas needs them. */
-export type Palette = { series: string[]; text: string; grid: string; panel: string; heat: string[] };
+export type Palette = { series: string[]; text: string; grid: string; panel: string; heat: Uint32Array };
 
 /** Reads the tokens where this element is. */
 export function readPalette(element: HTMLElement): Palette {
@@ -84,25 +84,46 @@ export function readPalette(element: HTMLElement): Palette {
 /** How many shades a heat map has. */
 const shades = 64;
 
-function heatScale(stops: readonly string[]): string[] {
+/** The shades from the least to the most, as the pixels of a canvas (ABGR). */
+function heatScale(stops: readonly string[]): Uint32Array {
   const colors = stops.map((stop) => (stop.match(/[\d.]+/g) ?? ['0', '0', '0']).slice(0, 3).map(Number));
-  return Array.from({ length: shades }, (_, index) => {
+  return Uint32Array.from({ length: shades }, (_, index) => {
     const place = (index / (shades - 1)) * (colors.length - 1);
     const left = Math.min(colors.length - 2, Math.floor(place));
     const share = place - left;
-    const mixed = [0, 1, 2].map((channel) => {
+    const [red = 0, green = 0, blue = 0] = [0, 1, 2].map((channel) => {
       const a = colors[left]?.[channel] ?? 0;
       const b = colors[left + 1]?.[channel] ?? 0;
       return Math.round(a + (b - a) * share);
     });
-    return `rgb(${mixed.join(' ')})`;
+    return (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
   });
 }
 
-/** The shade of a value between 0 and `most`. */
-export function shade(value: number, most: number, heat: readonly string[]): string {
-  const index = Math.round((Math.min(most, Math.max(0, value)) / most) * (heat.length - 1));
-  return heat[index] as string;
+/**
+ * A heat map as an image of one pixel per step and row: `width` steps from the first time on, one row per column of
+ * values; transparent where there is none.
+ */
+export function heatImage(
+  times: ArrayLike<number>,
+  columns: readonly ArrayLike<number | null | undefined>[],
+  step: number,
+  most: number,
+  heat: Uint32Array,
+): { width: number; pixels: Uint32Array<ArrayBuffer> } {
+  const first = times[0] ?? 0;
+  const width = Math.round(((times[times.length - 1] ?? first) - first) / step) + 1;
+  const pixels = new Uint32Array(width * columns.length);
+  for (let row = 0; row < columns.length; row++) {
+    const values = columns[row] as ArrayLike<number | null | undefined>;
+    for (let index = 0; index < times.length; index++) {
+      const value = values[index];
+      if (value == null) continue;
+      const shade = Math.round((Math.min(most, Math.max(0, value)) / most) * (heat.length - 1));
+      pixels[row * width + Math.round(((times[index] as number) - first) / step)] = heat[shade] as number;
+    }
+  }
+  return { width, pixels };
 }
 
 /** Shows times in the reader's clock or in UTC on uPlot's axis. */
