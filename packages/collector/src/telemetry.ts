@@ -82,6 +82,14 @@ export class Telemetry {
     this.log.warn({ dependency, reason }, `${dependency} can't be used: ${reason}; it is tried until it can`);
   }
 
+  stopping(): void {
+    this.log.info('stopping');
+  }
+
+  stopped(): void {
+    this.log.info('stopped');
+  }
+
   configured(what: string, change: 'created' | 'updated'): void {
     this.log.info({ what, change }, `${what} was ${change}`);
   }

@@ -1,0 +1,165 @@
+#!/usr/bin/env node
+// The collector's command line: builds the rooms in the order of the data path and stops them in reverse. The only
+// file that touches arguments, environment, exit code and signals.
+import { milliseconds, readSettings, SettingsError } from '@fleetreel/proto/settings';
+import { Faces } from '#api/serve.ts';
+import { systemClock } from '#clock.ts';
+import { checkSettings, program, rawDays, type Settings } from '#config.ts';
+import { Ingest } from '#ingest/consumer.ts';
+import { watchBounds } from '#ingest/watch.ts';
+import { retryMilliseconds, stopMilliseconds } from '#limits.ts';
+import { Hub } from '#live/hub.ts';
+import { Newest } from '#live/newest.ts';
+import { connectLog, type Log, openLog } from '#log/connect.ts';
+import { Registry } from '#log/registry.ts';
+import { keepLog } from '#log/stream.ts';
+import { Query } from '#query/query.ts';
+import { execute, StatementError } from '#store/admin.ts';
+import { Reader } from '#store/reader.ts';
+import { Rollups } from '#store/rollup.ts';
+import { keepTables, rollupDays } from '#store/schema.ts';
+import { Writer } from '#store/writer.ts';
+import { sentence, Telemetry } from '#telemetry.ts';
+
+const clock = systemClock;
+const day = 86_400_000;
+
+try {
+  const invocation = readSettings(program, process.argv.slice(2), process.env);
+  if ('help' in invocation) console.log(invocation.help);
+  else {
+    checkSettings(invocation.settings);
+    process.exitCode =
+      invocation.command === 'check' ? await check(invocation.settings) : await run(invocation.settings);
+  }
+} catch (error) {
+  console.error(`${program.name}: ${sentence(error)}`);
+  process.exitCode = error instanceof SettingsError ? error.exitCode : 1;
+}
+
+async function run(settings: Settings): Promise<number> {
+  const telemetry = new Telemetry(settings.logging.level);
+  const stopping = new AbortController();
+  /** Ends what is still in flight some seconds after the stop. */
+  const abandon = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      // Somebody who asks twice does not want to wait.
+      if (stopping.signal.aborted) process.exit(1);
+      telemetry.stopping();
+      stopping.abort();
+      setTimeout(() => abandon.abort(), stopMilliseconds).unref();
+    });
+
+  const faces = await listen(settings, telemetry);
+  const closing: (() => unknown)[] = [() => faces.close()];
+  const running: Promise<unknown>[] = [];
+  const { signal } = stopping;
+  try {
+    const log = await openLog(settings.nats.url, telemetry, clock, signal);
+    closing.push(() => Promise.race([log.connection.close(), clock.sleep(1000)]));
+    const bounds = { age_ms: milliseconds(settings.log.age), bytes: settings.log.bytes };
+    await until(() => keepLog(log, bounds, settings.store, telemetry), 'ingest', telemetry, signal);
+    const registry = await Registry.open(log, clock);
+    closing.push(() => registry.close());
+    const newest = await Newest.open(log, clock);
+    closing.push(() => newest.close());
+    const reader = new Reader(settings.questdb);
+    closing.push(() => reader.close());
+    const days = rawDays(settings);
+    const retention = { raw: days * day, '1m': rollupDays['1m'] * day, '1h': rollupDays['1h'] * day };
+    const query = new Query({ reader, registry, newest, clock, retention, telemetry });
+    closing.push(() => query.close());
+    faces.open({ query, hub: new Hub(newest) });
+
+    await until(() => keepTables(settings.questdb, days, telemetry), 'questdb', telemetry, signal);
+    telemetry.usable('questdb');
+    const writer = new Writer(settings.questdb, telemetry);
+    closing.push(() => writer.close());
+    const rollups = new Rollups(settings.questdb, telemetry, clock);
+    const ingest = new Ingest({
+      log,
+      store: settings.store,
+      rawMilliseconds: days * day,
+      writer,
+      registry,
+      written: (from, to) => rollups.written(from, to),
+      telemetry,
+      clock,
+    });
+    running.push(rollups.run(signal), watchBounds(log, settings.store, telemetry, clock, signal));
+    await ingest.run(signal, abandon.signal);
+  } catch (cause) {
+    if (!signal.aborted) throw cause;
+  } finally {
+    stopping.abort();
+    await Promise.all(running);
+    for (const close of closing.reverse()) await close();
+  }
+  telemetry.stopped();
+  return 0;
+}
+
+async function listen(settings: Settings, telemetry: Telemetry): Promise<Faces> {
+  try {
+    return await Faces.start(settings, telemetry);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE' && !/EADDRINUSE|No address added/.test(sentence(cause)))
+      throw cause;
+    throw new SettingsError(
+      `A port is in use: http.port ${settings.http.port} or grpc.port ${settings.grpc.port} (${sentence(cause)}). Stop what holds it, or give another port.`,
+      { cause },
+    );
+  }
+}
+
+/** Tries a step until it succeeds. @throws StatementError when the store says that it never will */
+async function until(
+  step: () => Promise<void>,
+  dependency: 'questdb' | 'ingest',
+  telemetry: Telemetry,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let pause: number = retryMilliseconds.min; ; pause = Math.min(pause * 2, retryMilliseconds.max)) {
+    signal.throwIfAborted();
+    try {
+      await step();
+      return;
+    } catch (cause) {
+      telemetry.unusable(dependency, sentence(cause));
+    }
+    await clock.sleep(pause, signal);
+  }
+}
+
+/** Says line by line whether the collector could run; returns the exit code. */
+async function check(settings: Settings): Promise<0 | 2> {
+  console.log('settings: right');
+  let code: 0 | 2 = 0;
+  let log: Log | undefined;
+  try {
+    log = await connectLog(settings.nats.url);
+    const { limits } = await log.manager.getAccountInfo();
+    console.log(
+      `NATS: connected to ${log.connection.getServer()}, JetStream${limits.max_storage === 0 ? ' without storage' : ''}`,
+    );
+  } catch (cause) {
+    console.log(
+      `NATS: ${settings.nats.url} can't be used: ${sentence(cause)}. Is it running with JetStream, and is nats.url right?`,
+    );
+    code = 2;
+  } finally {
+    await log?.connection.close();
+  }
+  try {
+    await execute(settings.questdb, 'SELECT 1');
+    await using reader = new Reader(settings.questdb);
+    await reader.check();
+    console.log(`QuestDB: ${settings.questdb.http_url} answers`);
+  } catch (cause) {
+    const why = cause instanceof StatementError ? '' : ' Is it running, and are the addresses under questdb right?';
+    console.log(`QuestDB: ${settings.questdb.http_url} can't be used: ${sentence(cause)}.${why}`);
+    code = 2;
+  }
+  return code;
+}
