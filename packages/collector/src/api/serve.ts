@@ -1,6 +1,7 @@
 // Both faces, listening from the start: what can't be asked yet is answered so, and /healthz and /readyz always answer.
 import { defaultTenant } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
+import { SettingsError } from '@fleetreel/proto/settings';
 import { type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
 import { type GrpcSettings, startGrpc } from '#api/grpc/server.ts';
 import { startHttp } from '#api/http/server.ts';
@@ -21,7 +22,7 @@ export class Faces {
     this.#state = state;
   }
 
-  /** Listens on both ports. */
+  /** Listens on both ports. @throws SettingsError where one can't be had */
   static async start({ http, grpc, console }: FaceSettings, telemetry: Telemetry): Promise<Faces> {
     const state: { rooms: Rooms | undefined } = { rooms: undefined };
     const parts: FaceParts = {
@@ -34,9 +35,9 @@ export class Faces {
       metrics: new FaceMetrics(telemetry, () => state.rooms?.hub.size ?? 0),
       tenant: defaultTenant,
     };
-    const httpFace = await startHttp(parts, { ...http, console });
+    const httpFace = await listening('http', http, startHttp(parts, { ...http, console }));
     try {
-      return new Faces(httpFace, await startGrpc(parts, grpc), state);
+      return new Faces(httpFace, await listening('grpc', grpc, startGrpc(parts, grpc)), state);
     } catch (cause) {
       await httpFace.close();
       throw cause;
@@ -50,5 +51,21 @@ export class Faces {
 
   async close(): Promise<void> {
     await Promise.all([this.http.close(), this.grpc.close()]);
+  }
+}
+
+/** A face, or a sentence about why its address can't be had. */
+async function listening(name: 'http' | 'grpc', { host, port }: GrpcSettings, face: Promise<Face>): Promise<Face> {
+  try {
+    return await face;
+  } catch (cause) {
+    const why = { EADDRINUSE: 'is in use', EACCES: 'is not permitted', EADDRNOTAVAIL: 'is not of this machine' };
+    const text = cause instanceof Error ? cause.message : String(cause);
+    const known = Object.entries(why).find(([code]) => text.includes(code));
+    if (known === undefined) throw cause;
+    throw new SettingsError(
+      `${name}.port: ${port} on ${host} ${known[1]}. Stop what holds it, or give another with --${name}-port.`,
+      { cause },
+    );
   }
 }

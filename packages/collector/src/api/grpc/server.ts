@@ -1,6 +1,6 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
 import { Live, packageDefinition, Query } from '@fleetreel/proto/services';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Face, FaceParts } from '#api/faces.ts';
@@ -15,6 +15,9 @@ const requestBytesMax = 256 * 1024;
 const drainMilliseconds = 5000;
 /** How often health follows readiness, milliseconds. */
 const healthMilliseconds = 1000;
+
+// Its own lines on stderr are no JSON, and what they say comes as errors too.
+setLogVerbosity(logVerbosity.NONE);
 
 /** Starts the gRPC face; resolves when it listens. */
 export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSettings): Promise<Face> {
@@ -37,7 +40,6 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
     for (const service of services) health.setStatus(service, status);
   };
   tellHealth();
-  const timer = setInterval(tellHealth, healthMilliseconds);
   const port = await new Promise<number>((resolve, reject) =>
     server.bindAsync(
       `${host.includes(':') ? `[${host}]` : host}:${wanted}`,
@@ -45,6 +47,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
       (error, bound) => (error ? reject(error) : resolve(bound)),
     ),
   );
+  const timer = setInterval(tellHealth, healthMilliseconds);
   return {
     port,
     async close() {

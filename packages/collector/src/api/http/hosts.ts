@@ -53,7 +53,7 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
         tags,
         params,
         querystring,
-        response: { 204: { description: 'The host is forgotten' }, ...problem(400, 403, 404, 503) },
+        response: { 204: Type.Null({ description: 'The host is forgotten' }), ...problem(400, 403, 404, 503) },
       },
     },
     async ({ params: { host } }, reply) => {

@@ -1,5 +1,5 @@
 // Every error leaves as a problem document.
-import { ApiError, clip, type ErrorContext } from '@fleetreel/proto/errors';
+import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { App } from '#api/http/app.ts';
 
@@ -31,22 +31,22 @@ export const badRequest = (message: string): ApiError =>
   new ApiError('bad_request', { reason: clip(message.replace(/\.$/, '')) });
 
 /** Answers what no route takes: a method that the path does not have, or nothing at all. */
-export function notFound(app: App): (request: FastifyRequest) => ApiError {
+export function notFound(app: App): (request: FastifyRequest, reply: FastifyReply) => FastifyReply {
   const routes: { method: string; pattern: RegExp }[] = [];
   app.addHook('onRoute', ({ method, url }) => {
     if (url.includes('*')) return;
     const pattern = new RegExp(`^${url.replace(/[.]/g, '\\.').replace(/:\w+/g, '[^/]+')}/?$`);
     for (const each of [method].flat()) routes.push({ method: each, pattern });
   });
-  return ({ method, url }) => {
+  return (request, reply) => {
+    const { method, url } = request;
     const [path = ''] = url.split('?');
     const allowed = routes.filter((route) => route.pattern.test(path)).map((route) => route.method);
-    if (allowed.length === 0 || allowed.includes(method)) return new ApiError('not_found', { value: clip(path) });
-    return new ApiError('method_not_allowed', {
-      value: clip(path),
-      method,
-      allowed: [...new Set(allowed)].join(', '),
-    } satisfies ErrorContext);
+    if (allowed.length === 0 || allowed.includes(method))
+      return sendProblem(new ApiError('not_found', { value: clip(path) }), request, reply);
+    const methods = [...new Set(allowed)].join(', ');
+    const error = new ApiError('method_not_allowed', { value: clip(path), method, allowed: methods });
+    return sendProblem(error, request, reply.header('allow', methods));
   };
 }
 

@@ -71,6 +71,10 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
     },
   });
   guard(app);
+  // Before a body is read that nobody takes.
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.is404 && !['GET', 'HEAD'].includes(request.method)) return missing(request, reply);
+  });
   compress(app);
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
@@ -91,7 +95,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
   healthRoutes(app, parts);
   const console = await serveConsole(app, consoleFolder);
   app.setNotFoundHandler(async (request, reply) => {
-    if (!(await console(request, reply))) sendProblem(missing(request), request, reply);
+    if (!(await console(request, reply))) missing(request, reply);
     return reply;
   });
   await app.ready();
