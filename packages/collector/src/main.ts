@@ -51,7 +51,7 @@ async function run(settings: Settings): Promise<number> {
       setTimeout(() => abandon.abort(), stopMilliseconds).unref();
     });
 
-  const faces = await listen(settings, telemetry);
+  const faces = await Faces.start(settings, telemetry);
   const closing: (() => unknown)[] = [() => faces.close()];
   const running: Promise<unknown>[] = [];
   const { signal } = stopping;
@@ -98,19 +98,6 @@ async function run(settings: Settings): Promise<number> {
   }
   telemetry.stopped();
   return 0;
-}
-
-async function listen(settings: Settings, telemetry: Telemetry): Promise<Faces> {
-  try {
-    return await Faces.start(settings, telemetry);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'EADDRINUSE' && !/EADDRINUSE|No address added/.test(sentence(cause)))
-      throw cause;
-    throw new SettingsError(
-      `A port is in use: http.port ${settings.http.port} or grpc.port ${settings.grpc.port} (${sentence(cause)}). Stop what holds it, or give another port.`,
-      { cause },
-    );
-  }
 }
 
 /** Tries a step until it succeeds. @throws StatementError when the store says that it never will */
