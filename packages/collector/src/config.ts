@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { Duration, milliseconds, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
 import manifest from '../package.json' with { type: 'json' };
@@ -94,5 +95,9 @@ export function checkSettings(checked: Settings): void {
   if (!URL.canParse(checked.questdb.http_url) || !/^https?:/.test(checked.questdb.http_url))
     throw new SettingsError(
       `questdb.http_url: ${checked.questdb.http_url} is no address: write it as http://127.0.0.1:9000.`,
+    );
+  if (checked.console !== undefined && !existsSync(checked.console))
+    throw new SettingsError(
+      `console: the folder ${checked.console} does not exist: name the one of a built console, or leave the setting out.`,
     );
 }

@@ -33,8 +33,9 @@ try {
       invocation.command === 'check' ? await check(invocation.settings) : await run(invocation.settings);
   }
 } catch (error) {
-  console.error(`${program.name}: ${sentence(error)}`);
-  process.exitCode = error instanceof SettingsError ? error.exitCode : 1;
+  const wrong = error instanceof SettingsError;
+  console.error(`${program.name}: ${wrong ? error.message : sentence(error)}`);
+  process.exitCode = wrong ? error.exitCode : 1;
 }
 
 async function run(settings: Settings): Promise<number> {

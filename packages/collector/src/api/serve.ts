@@ -64,7 +64,7 @@ async function listening(name: 'http' | 'grpc', { host, port }: GrpcSettings, fa
     const known = Object.entries(why).find(([code]) => text.includes(code));
     if (known === undefined) throw cause;
     throw new SettingsError(
-      `${name}.port: ${port} on ${host} ${known[1]}. Stop what holds it, or give another with --${name}-port.`,
+      `${name}.port: ${port} on ${host} ${known[1]}: free it, or give another with --${name}-port.`,
       { cause },
     );
   }

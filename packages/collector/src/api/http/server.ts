@@ -29,8 +29,13 @@ const socketCloseMilliseconds = 1000;
 /** Starts the HTTP face; resolves when it listens. */
 export async function startHttp(parts: FaceParts, settings: HttpSettings): Promise<Face> {
   const app = await createApp(parts, settings.console);
-  const address = await app.listen({ host: settings.host, port: settings.port });
-  return { port: Number(new URL(address).port), close: () => app.close() };
+  try {
+    const address = await app.listen({ host: settings.host, port: settings.port });
+    return { port: Number(new URL(address).port), close: () => app.close() };
+  } catch (cause) {
+    await app.close();
+    throw cause;
+  }
 }
 
 /** The server, ready to listen. */
