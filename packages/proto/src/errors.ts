@@ -129,7 +129,7 @@ export const errors = {
     ...invalid,
     title: 'Raw rows gone',
     detail: '{value} needs raw rows, which are kept since {kept}; the range begins at {from}.',
-    action: 'Give a later "from", or one of avg, min, max, sum.',
+    action: 'Give a later "from", or ask for avg, min, max or sum by key labels, which roll-ups have.',
   },
   bad_request: {
     ...invalid,

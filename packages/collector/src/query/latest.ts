@@ -1,11 +1,11 @@
-// The newest row of every entity: from memory, and from the store for hosts that the log knows nothing of any more.
+// The newest row of every entity: from memory, and from the store for what the log's newest frames did not bring.
 import type { Columns, Table } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
-import type { Newest } from '#live/newest.ts';
+import { type Newest, slowTableMicroseconds } from '#live/newest.ts';
 import type { Hosts } from '#query/hosts.ts';
 import { findHosts, findLabels, findTable, type LabelFilter } from '#query/names.ts';
 import type { Reader } from '#store/reader.ts';
-import { rowsOfFrame } from '#store/sql.ts';
+import { newestRows } from '#store/sql.ts';
 
 export type LatestQuestion = {
   table: string | undefined;
@@ -44,20 +44,37 @@ export async function queryLatest(
     for (const row of rowsOf(table, columns, count, labels)) rows.push({ time_us, host, ...row });
     if (rows.length > rowsMax) throw new ApiError('too_many_values', { most: rowsMax });
   };
-  const absent: string[] = [];
+  /** Hosts whose rows are in the store alone, by the time of their newest frame. */
+  const absent: { host: string; seen_us: number }[] = [];
   for (const host of named.length > 0 ? named : [...known].sort()) {
     const frame = newest.get(tenant, host);
     const found = frame?.rows(table);
-    if (frame && found) add(host, frame.header.time_us, found.columns, found.count);
-    else if (!frame) absent.push(host);
+    const seen_us = frame?.header.time_us ?? hosts.stored(tenant, host)?.time_us;
+    if (found) add(host, found.time_us, found.columns, found.count);
+    else if (seen_us !== undefined && !(frame && newest.isComplete(frame))) absent.push({ host, seen_us });
   }
-  for (const host of absent.slice(0, storedHostsMax)) {
-    const seen = hosts.stored(tenant, host);
-    if (!seen) continue;
-    const stored = await reader.query(rowsOfFrame(tenant, table, host, seen.time_us));
-    add(host, seen.time_us, columnsOf(table, stored), stored.length);
+  for (const group of together(absent)) {
+    const names = group.map(({ host }) => host);
+    const times = group.map(({ seen_us }) => seen_us);
+    const from_us = Math.min(...times) - slowTableMicroseconds;
+    const stored = await reader.query(newestRows(tenant, table, names, from_us, Math.max(...times)));
+    for (const [host, own] of Map.groupBy(stored, (row) => String(row[1]))) {
+      // What is newest of an entity that has gone since is older than the others.
+      const time_us = Math.max(...own.map((row) => Number(row[0])));
+      const current = own.filter((row) => row[0] === time_us).map((row) => row.slice(2));
+      add(host, time_us, columnsOf(table, current), current.length);
+    }
   }
   return { table, rows };
+}
+
+/** Hosts that were seen at about the same time are asked for together, the others one by one. */
+function together<T extends { seen_us: number }>(absent: readonly T[]): T[][] {
+  const newest_us = Math.max(...absent.map(({ seen_us }) => seen_us));
+  const { true: recent = [], false: others = [] } = Object.groupBy(absent, ({ seen_us }) =>
+    newest_us - seen_us <= slowTableMicroseconds ? 'true' : 'false',
+  );
+  return [...(recent.length > 0 ? [recent] : []), ...others.slice(0, storedHostsMax).map((one) => [one])];
 }
 
 function rowsOf(table: Table, columns: Columns, count: number, filters: readonly LabelFilter[]) {

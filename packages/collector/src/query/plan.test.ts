@@ -10,7 +10,8 @@ const retention = { raw: 30 * day, '1m': 180 * day, '1h': 1095 * day };
 const ask =
   (ago: number, stepMs: number, aggregation: 'avg' | 'p95' | 'last' = 'avg', length = ago) =>
   () =>
-    plan({ range: { from: now - ago, to: now - ago + length }, stepMs, aggregation, now, retention })?.suffix;
+    plan({ range: { from: now - ago, to: now - ago + length }, stepMs, aggregation, labels: [], now, retention })
+      ?.suffix;
 
 describe('what is read', () => {
   test.each([
@@ -41,6 +42,13 @@ describe('what is kept no more', () => {
     expect(codeOf(ask(60 * day, hour, 'p95', hour))).toBe('raw_rows_gone');
     expect(codeOf(ask(60 * day, hour, 'last', hour))).toBe('raw_rows_gone');
     expect(ask(60 * day, hour, 'p95', hour)).toThrow('p95 needs raw rows, which are kept since 2026-05-02T00:00:00Z');
+  });
+
+  test('labels that only describe are not in roll-ups', () => {
+    const labels = [{ label: { name: 'type', key: false, help: '' }, values: ['ext4'] }];
+    const question = { stepMs: hour, aggregation: 'avg', labels, now, retention } as const;
+    expect(plan({ ...question, range: { from: now - 7 * day, to: now } })).toBeUndefined();
+    expect(() => plan({ ...question, range: { from: now - 60 * day, to: now } })).toThrow('label.type needs raw rows');
   });
 
   test('a step that is too fine names the finest', () => {

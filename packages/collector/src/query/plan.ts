@@ -1,6 +1,7 @@
 // Which table answers a question about history: the rows themselves, or a roll-up of them.
 import { ApiError } from '@fleetreel/proto/errors';
 import type { Aggregation } from '@fleetreel/proto/http';
+import type { LabelFilter } from '#query/names.ts';
 import { at, duration, type Range } from '#query/time.ts';
 import { type Rollup, rollupAggregations, rollups } from '#store/sql.ts';
 
@@ -12,7 +13,14 @@ const rowsRangeMax = 24 * 3_600_000;
 /** The store drops whole days, so what is older than the retention by less may still be there. */
 const graceMs = 86_400_000;
 
-export type Question = { range: Range; stepMs: number; aggregation: Aggregation; now: number; retention: Retention };
+export type Question = {
+  range: Range;
+  stepMs: number;
+  aggregation: Aggregation;
+  labels: readonly LabelFilter[];
+  now: number;
+  retention: Retention;
+};
 
 /** The shortest step for which everything in the range is still kept. */
 export function finestKept(from: number, now: number, retention: Retention): number {
@@ -24,14 +32,16 @@ export function finestKept(from: number, now: number, retention: Retention): num
  * The roll-up to read, or undefined for the rows.
  * @throws ApiError
  */
-export function plan({ range, stepMs, aggregation, now, retention }: Question): Rollup | undefined {
+export function plan({ range, stepMs, aggregation, labels, now, retention }: Question): Rollup | undefined {
   const kept = finestKept(range.from, now, retention);
-  const needsRows = !rollupAggregations.includes(aggregation);
+  // Roll-ups keep the labels that identify a row, and no order or distribution within a step.
+  const described = labels.find(({ label }) => !label.key);
+  const needsRows = !rollupAggregations.includes(aggregation) || described !== undefined;
   if (kept === 1 && (needsRows || range.to - range.from <= rowsRangeMax)) return undefined;
   if (needsRows)
     throw new ApiError('raw_rows_gone', {
-      parameter: 'agg',
-      value: aggregation,
+      parameter: described ? `label.${described.label.name}` : 'agg',
+      value: described ? `label.${described.label.name}` : aggregation,
       from: at(range.from),
       kept: at(now - retention.raw),
     });

@@ -69,7 +69,7 @@ function message({ update: { frame, rows }, fields }: Item, skipped: number) {
   return {
     host: frame.host,
     table: rows.table.name,
-    time_us: frame.header.time_us,
+    time_us: rows.time_us,
     labels: rows.table.labels.map(({ name }) => column<string>(name)),
     fields: fields.map(({ name }) => column<number>(name)),
     skipped,

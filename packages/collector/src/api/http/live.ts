@@ -185,7 +185,7 @@ function rowsJson(id: string, { frame, rows }: Update, fields: readonly Field[],
     type: 'rows',
     id,
     host: frame.host,
-    time: Math.floor(frame.header.time_us / 1000),
+    time: Math.floor(rows.time_us / 1000),
     intervalMs: frame.header.interval_ms,
     labels: Object.fromEntries(
       table.labels.map(({ name }) => [
