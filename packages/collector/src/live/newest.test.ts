@@ -71,3 +71,25 @@ describe('watching', () => {
     expect(hub.size).toBe(3);
   });
 });
+
+test('a table that is not in every frame is kept with its own time, for some minutes, and is no update', () => {
+  const newest = new Newest(clock);
+  const hub = new Hub(newest);
+  const both = encodeFrame({
+    session: '00000000000000ab',
+    sequence: 1,
+    time_us: now_us - 600_000_000,
+    interval_ms: 5000,
+    tables: { cpu: { core: ['total'], used_percent: [1] }, load: { load_1m_count: [2] } } as unknown as Frame['tables'],
+  });
+  newest.take(subject, both, arrived);
+  newest.take(subject, frame(now_us - 599_000_000, 3), arrived);
+  expect(newest.get('default', 'a')?.rows(load)).toMatchObject({ time_us: now_us - 600_000_000, count: 1 });
+  let updates = 0;
+  hub.watch({ tenant: 'default', table: load, hosts: [] }, () => updates++);
+  expect(updates).toBe(1);
+  newest.take(subject, frame(now_us - 598_000_000, 4), arrived);
+  expect(updates).toBe(1);
+  newest.take(subject, frame(now_us, 5), arrived);
+  expect(newest.get('default', 'a')?.rows(load)).toBeUndefined();
+});

@@ -18,28 +18,44 @@ import type { Log } from '#log/connect.ts';
 import { streamName } from '#log/stream.ts';
 
 /** Rows of one table that one frame brought. */
-export type Rows = { table: Table; count: number; columns: Columns };
+export type Rows = {
+  table: Table;
+  /** The frame's time: UTC, microseconds since 1970. */
+  time_us: number;
+  count: number;
+  columns: Columns;
+};
 
-/** The newest frame of a host. */
+/** A table that is not in every frame, since its source has a slower clock, is kept so long: twenty of the slowest. */
+export const slowTableMicroseconds = 300_000_000;
+
+type Slice = TableSlice & { time_us: number };
+
+/** The newest frame of a host, with the newest rows of the tables that it does not bring itself. */
 export class NewestFrame {
   readonly tenant: string;
   readonly host: string;
   readonly header: FrameHeader;
   /** When it arrived, by this machine's clock: UTC, milliseconds since 1970. */
   readonly arrived: number;
+  /** The tables that this frame brought. */
   readonly tables: readonly Table[];
-  readonly #slices: Map<Table, TableSlice>;
+  readonly #slices = new Map<Table, Slice>();
   readonly #rows = new Map<Table, Rows | undefined>();
 
-  constructor(tenant: string, host: string, arrived: number, bytes: Uint8Array) {
+  constructor(tenant: string, host: string, arrived: number, bytes: Uint8Array, before?: NewestFrame) {
     // A copy: what NATS hands over is part of a larger buffer that must not live as long as this.
     const { slices, unknownFields: _, ...header } = scanFrame(new Uint8Array(bytes));
     this.tenant = tenant;
     this.host = host;
     this.header = header;
     this.arrived = arrived;
-    this.#slices = new Map(slices.map((slice) => [slice.table, slice]));
-    this.tables = [...this.#slices.keys()];
+    const { time_us } = header;
+    if (before)
+      for (const [table, slice] of before.#slices)
+        if (time_us - slice.time_us <= slowTableMicroseconds) this.#slices.set(table, slice);
+    for (const slice of slices) this.#slices.set(slice.table, { ...slice, time_us });
+    this.tables = slices.map(({ table }) => table);
   }
 
   /** This machine's clock less the host's when the frame arrived, seconds; its way here is part of it. */
@@ -47,18 +63,18 @@ export class NewestFrame {
     return (this.arrived * 1000 - this.header.time_us) / 1_000_000;
   }
 
-  /** The rows of a table, decoded at the first call; undefined when the frame has none that can be read. */
+  /** The newest rows of a table, decoded at the first call; undefined when there are none that can be read. */
   rows(table: Table): Rows | undefined {
     if (!this.#rows.has(table)) this.#rows.set(table, decode(this.#slices.get(table)));
     return this.#rows.get(table);
   }
 }
 
-function decode(slice: TableSlice | undefined): Rows | undefined {
+function decode(slice: Slice | undefined): Rows | undefined {
   if (slice === undefined) return undefined;
   try {
     const columns = decodeTable(slice);
-    return { table: slice.table, count: rowCount(slice.table, columns), columns };
+    return { table: slice.table, time_us: slice.time_us, count: rowCount(slice.table, columns), columns };
   } catch {
     // Ingest reads the same frame from the log and puts it aside with the reason.
     return undefined;
@@ -72,10 +88,17 @@ export class Newest {
   readonly #frames = new Map<string, NewestFrame>();
   readonly #listeners = new Set<Listener>();
   readonly #clock: Clock;
+  readonly #opened_us: number;
   #subscription: Subscription | undefined;
 
   constructor(clock: Clock) {
     this.#clock = clock;
+    this.#opened_us = clock.now_us();
+  }
+
+  /** Whether every table of a host would be here by now if it had rows: it was followed for long enough. */
+  isComplete({ header }: NewestFrame): boolean {
+    return header.time_us - this.#opened_us > slowTableMicroseconds;
   }
 
   /** Subscribes, then fills in the newest frames of the log. The stream has to exist. */
@@ -100,7 +123,7 @@ export class Newest {
     const known = this.#frames.get(key);
     let frame: NewestFrame;
     try {
-      frame = new NewestFrame(address.tenant, address.host, arrived, bytes);
+      frame = new NewestFrame(address.tenant, address.host, arrived, bytes, known);
     } catch {
       // Ingest reads the same frame from the log, counts it and puts it aside with the reason.
       return;

@@ -3,10 +3,10 @@ import { describe, expect, test } from 'vitest';
 import {
   newestFrames,
   newestOfRollup,
+  newestRows,
   rollups,
   rowCount,
   rows,
-  rowsOfFrame,
   stepsOfRollup,
   stepsOfRows,
 } from '#store/sql.ts';
@@ -65,7 +65,7 @@ describe('no text of a request is in a statement', () => {
     rows(select, fields, 5),
     rowCount(select),
     newestFrames(hostile, [hostile], 0),
-    rowsOfFrame(hostile, cpu, hostile, 1),
+    newestRows(hostile, cpu, [hostile], 1, 2),
     newestOfRollup(cpu, rollups[1]),
   ])('$text', ({ text }) => {
     expect(text).not.toContain('DROP');
@@ -89,5 +89,7 @@ describe('no text of a request is in a statement', () => {
 });
 
 test('the time of a frame keeps its microseconds', () => {
-  expect(rowsOfFrame('default', cpu, 'a', 1_769_860_800_123_007).values[2]).toBe('2026-01-31T12:00:00.123007Z');
+  expect(newestRows('default', cpu, ['a'], 1_769_860_800_123_007, 1_769_860_800_123_007).values[2]).toBe(
+    '2026-01-31T12:00:00.123007Z',
+  );
 });

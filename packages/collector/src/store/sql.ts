@@ -92,12 +92,21 @@ export function newestFrames(tenant: string, hosts: readonly string[], from: num
   };
 }
 
-/** All rows that one frame of one host brought to a table: labels, then fields, in the order of the catalogue. */
-export function rowsOfFrame(tenant: string, table: Table, host: string, at_us: number): Statement {
-  const columns = [...table.labels, ...table.fields].map(({ name }) => quote(name));
+/** The newest row of every entity of some hosts within a time: ts, host, labels, then fields, in the order of the catalogue. */
+export function newestRows(
+  tenant: string,
+  table: Table,
+  hosts: readonly string[],
+  from_us: number,
+  to_us: number,
+): Statement {
+  const columns = ['ts', 'host', ...[...table.labels, ...table.fields].map(({ name }) => quote(name))];
+  const keys = ['tenant', 'host', ...table.labels.filter(({ key }) => key).map(({ name }) => quote(name))];
   return {
-    text: `SELECT ${columns.join(', ')} FROM ${quote(table.name)} WHERE tenant = $1 AND host = $2 AND ts = $3`,
-    values: [tenant, host, microseconds(at_us)],
+    text:
+      `SELECT ${columns.join(', ')} FROM ${quote(table.name)} WHERE tenant = $1 AND host IN $2 AND ts >= $3 AND ts <= $4` +
+      ` LATEST ON ts PARTITION BY ${keys.join(', ')}`,
+    values: [tenant, hosts, microseconds(from_us), microseconds(to_us)],
   };
 }
 
