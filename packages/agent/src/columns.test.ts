@@ -1,27 +1,14 @@
-import type { Clock, Cpu } from '@fleetreel/proto';
+import { encodeFrame, type Frame, scanFrame } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
-import { singleRow, withoutAbsent } from '#columns.ts';
+import { emptyTable, singleRow } from '#columns.ts';
 
-test('a single row: what is absent is an empty column', () => {
-  const values = {
-    offset_seconds: 0,
-    maximum_error_seconds: Number.NaN,
-    estimated_error_seconds: 2,
-    synchronized_flag: 1,
-  };
-  expect(singleRow<Clock>(values)).toEqual({
-    offset_seconds: [0],
-    maximum_error_seconds: [],
-    estimated_error_seconds: [2],
-    synchronized_flag: [1],
-  });
+test('a single row is one value in each column', () => {
+  expect(singleRow<{ a: number[]; b: number[] }>({ a: 0, b: Number.NaN })).toEqual({ a: [0], b: [Number.NaN] });
 });
 
-test('columns without any value are emptied, labels and zeros are not', () => {
-  const table = { core: ['total', '0'], used_percent: [Number.NaN, 0], frequency_hertz: [Number.NaN, Number.NaN] };
-  expect(withoutAbsent(table as unknown as Cpu)).toEqual({
-    core: ['total', '0'],
-    used_percent: [Number.NaN, 0],
-    frequency_hertz: [],
-  });
+test('an empty table has the columns of the contract and is not in the frame', () => {
+  expect(emptyTable('tcp_connection')).toEqual({ state: [], connections_count: [] });
+  const header = { session: '00000000000000ab', sequence: 1, time_us: 1, interval_ms: 1 };
+  const tables = { tcp_connection: emptyTable('tcp_connection'), udp: emptyTable('udp') };
+  expect(scanFrame(encodeFrame({ ...header, tables } as Frame)).slices).toEqual([]);
 });

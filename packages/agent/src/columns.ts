@@ -1,18 +1,15 @@
-/** A table with one row, from its values. What is absent (NaN) becomes an empty column. */
+import { type TableName, type Tables, tableNamed } from '@fleetreel/proto';
+
+/** A table with one row, from its values. */
 export function singleRow<T extends { [K in keyof T]: number[] }>(values: { [K in keyof T]: number }): T {
   const columns: Record<string, number[]> = {};
-  for (const name in values) {
-    const value = values[name];
-    columns[name] = Number.isNaN(value) ? [] : [value];
-  }
+  for (const name in values) columns[name] = [values[name]];
   return columns as T;
 }
 
-/** Empties the columns in which no row has a value, as the contract says it: they cost nothing in the frame. */
-export function withoutAbsent<T extends { [K in keyof T]: string[] | number[] }>(table: T): T {
-  for (const name in table) {
-    const column: readonly (string | number)[] = table[name];
-    if (column.length > 0 && column.every(Number.isNaN)) table[name].length = 0;
-  }
-  return table;
+/** A table without rows: an empty column for each label and field of the contract. */
+export function emptyTable<N extends TableName>(name: N): Required<Tables>[N] {
+  const table = tableNamed(name);
+  const columns = [...(table?.labels ?? []), ...(table?.fields ?? [])].map((column) => [column.name, []]);
+  return Object.fromEntries(columns) as Required<Tables>[N];
 }

@@ -1,6 +1,6 @@
 import { frameBytesMax, messageId } from '@fleetreel/proto';
 import { type JetStreamClient, jetstream } from '@nats-io/jetstream';
-import type { NatsConnection } from '@nats-io/transport-node';
+import { errors, type NatsConnection } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import {
   acknowledgeMilliseconds,
@@ -137,7 +137,7 @@ export class Publisher {
   async #afterFailure(cause: unknown): Promise<void> {
     if (!this.#failing) {
       this.#failing = true;
-      this.#telemetry.publishFailed(sentence(cause), this.#queue.waiting.frames);
+      this.#telemetry.publishFailed(whyNotTaken(cause), this.#queue.waiting.frames);
     }
     if (this.#pausing || this.#connection.isClosed()) return;
     this.#pausing = true;
@@ -145,4 +145,12 @@ export class Publisher {
     this.#pause_ms = Math.min(this.#pause_ms * 2, publishRetryMilliseconds.max);
     this.#pausing = false;
   }
+}
+
+/** The reason of a failure. That nobody answers is no fault of JetStream: no collector has made the stream yet. */
+function whyNotTaken(cause: unknown): string {
+  const inner = cause instanceof Error ? cause.cause : undefined;
+  if (inner instanceof errors.RequestError && inner.isNoResponders())
+    return 'no stream takes this subject yet: a collector makes it when it starts';
+  return sentence(cause);
 }

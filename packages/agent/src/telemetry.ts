@@ -61,7 +61,7 @@ export class Telemetry {
   }
 
   publishFailed(reason: string, waiting: number): void {
-    this.#log.warn({ reason, waiting }, 'frames wait: the log does not take them; they are sent again');
+    this.#log.warn({ reason, waiting }, 'frames wait for the log; they are sent as soon as it takes them');
   }
 
   publishHealed(waiting: number): void {

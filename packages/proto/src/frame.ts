@@ -33,7 +33,7 @@ const type = root.lookupType('fleetreel.v1.Frame');
 /** Frames larger than this are refused on both sides: NATS takes 1 MiB. */
 export const frameBytesMax = 1024 * 1024 - 4096;
 
-/** The wire form of a frame. A column without any value is left out: empty means all absent. */
+/** The wire form of a frame. A column without any value is left out, and a table without rows. */
 export function encodeFrame(frame: Frame): Uint8Array {
   const { session, sequence, time_us, interval_ms, tables } = frame;
   const message: Record<string, unknown> = { session: fromHex(session), sequence, time_us, interval_ms };
@@ -41,7 +41,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
     const kept: Record<string, unknown> = {};
     for (const [column, values] of Object.entries(columns as Columns))
       if (!values.every(Number.isNaN)) kept[column] = values;
-    message[name] = kept;
+    if (Object.keys(kept).length > 0) message[name] = kept;
   }
   return type.encode(message).finish();
 }

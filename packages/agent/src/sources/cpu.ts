@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { Cpu, Load, Tables } from '@fleetreel/proto';
-import { singleRow, withoutAbsent } from '#columns.ts';
+import { emptyTable, singleRow } from '#columns.ts';
 import { Cursor, KernelFile, numberAfter, OptionalFile, readOnce } from '#files.ts';
 import { CounterHistory, percent, Rates } from '#rates.ts';
 import type { Context, Source } from '#source.ts';
@@ -113,20 +113,7 @@ function pushCore(table: Cpu, core: string, passed: Ticks | undefined, frequency
  * comes or goes does not look like load; the kernel's own sum is used where it shows no single cores.
  */
 export function cpuTable(cores: Stat['cores'], history: CounterHistory, frequencies: ReadonlyMap<string, number>): Cpu {
-  const table: Cpu = {
-    core: [],
-    used_percent: [],
-    user_percent: [],
-    nice_percent: [],
-    system_percent: [],
-    idle_percent: [],
-    iowait_percent: [],
-    irq_percent: [],
-    softirq_percent: [],
-    steal_percent: [],
-    guest_percent: [],
-    frequency_hertz: [],
-  };
+  const table = emptyTable('cpu');
   const passed = new Map<string, Ticks | undefined>();
   let total: Ticks | undefined;
   for (const [core, counters] of cores) {
@@ -139,7 +126,7 @@ export function cpuTable(cores: Stat['cores'], history: CounterHistory, frequenc
   for (const frequency of frequencies.values()) frequencySum += frequency;
   pushCore(table, 'total', total, frequencySum / frequencies.size);
   for (const [core, own] of passed) if (core !== '') pushCore(table, core, own, frequencies.get(core) ?? Number.NaN);
-  return withoutAbsent(table);
+  return table;
 }
 
 function addTicks(sum: Ticks, more: Ticks): Ticks {

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { DiskIo, Tables } from '@fleetreel/proto';
-import { withoutAbsent } from '#columns.ts';
+import { emptyTable } from '#columns.ts';
 import { Cursor, KernelFile } from '#files.ts';
 import { CounterHistory, mean, Rates } from '#rates.ts';
 import type { Context, Source } from '#source.ts';
@@ -61,10 +61,10 @@ export function diskIo({ roots, clock }: Context): Source {
     sample(): Tables {
       const devices = parseDiskstats(diskstats.text());
       const seconds = history.begin(clock.monotonic_ms());
-      const table = emptyTable();
+      const table = emptyTable('disk_io');
       for (const [device, counters] of devices)
         pushDevice(table, device, counters, new Rates(history.exchange(device, counters), counters, seconds));
-      return { disk_io: withoutAbsent(table) };
+      return { disk_io: table };
     },
     close: () => diskstats.close(),
   };
@@ -96,24 +96,3 @@ function pushDevice(table: DiskIo, device: string, counters: readonly number[], 
   table.flush_operations_per_second.push(rates.perSecond(at.flushes));
   table.flush_latency_seconds.push(latency(rates.increase(at.flushTime), rates.increase(at.flushes)));
 }
-
-const emptyTable = (): DiskIo => ({
-  device: [],
-  read_bytes_per_second: [],
-  write_bytes_per_second: [],
-  read_operations_per_second: [],
-  write_operations_per_second: [],
-  read_merges_per_second: [],
-  write_merges_per_second: [],
-  read_latency_seconds: [],
-  write_latency_seconds: [],
-  latency_seconds: [],
-  queue_count: [],
-  in_flight_count: [],
-  utilization_percent: [],
-  discard_bytes_per_second: [],
-  discard_operations_per_second: [],
-  discard_latency_seconds: [],
-  flush_operations_per_second: [],
-  flush_latency_seconds: [],
-});

@@ -2,7 +2,7 @@ import { type StatsFs, statfs } from 'node:fs';
 import { join } from 'node:path';
 import type { Filesystem, Tables } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
-import { withoutAbsent } from '#columns.ts';
+import { emptyTable } from '#columns.ts';
 import { Cursor, KernelFile } from '#files.ts';
 import { percent } from '#rates.ts';
 import type { Context, Source } from '#source.ts';
@@ -157,7 +157,7 @@ export function filesystem({ roots, clock }: Context, ask: AskFilesystem = askSy
     every_ms,
     open: () => mountinfo.open(),
     async sample(): Promise<Tables> {
-      const table = emptyTable();
+      const table = emptyTable('filesystem');
       notAsked = [];
       failed = [];
       const mounts = parseMountinfo(mountinfo.text());
@@ -168,7 +168,7 @@ export function filesystem({ roots, clock }: Context, ask: AskFilesystem = askSy
         else if (answer instanceof Error) failed.push(`${mount.mount}: ${answer.message}`);
         pushMount(table, mount, answer);
       }
-      return { filesystem: withoutAbsent(table) };
+      return { filesystem: table };
     },
     close: () => mountinfo.close(),
     limitations() {
@@ -204,19 +204,3 @@ function pushMount(table: Filesystem, { mount, device, type, readOnly }: Mount, 
   table.read_only_flag.push(readOnly ? 1 : 0);
   table.unresponsive_flag.push(stats ? 0 : answer === 'unresponsive' ? 1 : Number.NaN);
 }
-
-const emptyTable = (): Filesystem => ({
-  mount: [],
-  device: [],
-  type: [],
-  size_bytes: [],
-  used_bytes: [],
-  free_bytes: [],
-  available_bytes: [],
-  used_percent: [],
-  inodes_count: [],
-  inodes_used_count: [],
-  inodes_free_count: [],
-  read_only_flag: [],
-  unresponsive_flag: [],
-});

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { NetInterface, Tables } from '@fleetreel/proto';
-import { withoutAbsent } from '#columns.ts';
+import { emptyTable } from '#columns.ts';
 import { Cursor, KernelFile, readOnce } from '#files.ts';
 import { CounterHistory, Rates } from '#rates.ts';
 import type { Context, Source } from '#source.ts';
@@ -109,7 +109,7 @@ export function netInterface({ roots, clock }: Context): Source {
       const interfaces = parseNetDev(dev.text());
       const now_ms = clock.monotonic_ms();
       const seconds = history.begin(now_ms);
-      const table = emptyTable();
+      const table = emptyTable('net_interface');
       for (const [name, counters] of interfaces) {
         let attributes = known.get(name);
         if (!attributes) {
@@ -124,7 +124,7 @@ export function netInterface({ roots, clock }: Context): Source {
         attributes.close();
         known.delete(name);
       }
-      return { net_interface: withoutAbsent(table) };
+      return { net_interface: table };
     },
     close() {
       dev.close();
@@ -151,21 +151,3 @@ function pushInterface(table: NetInterface, name: string, rates: Rates, attribut
   table.mtu_bytes.push(attributes.mtu_bytes);
   table.carrier_changes_total.push(attributes.carrier_changes_total);
 }
-
-const emptyTable = (): NetInterface => ({
-  interface: [],
-  receive_bytes_per_second: [],
-  transmit_bytes_per_second: [],
-  receive_packets_per_second: [],
-  transmit_packets_per_second: [],
-  receive_errors_per_second: [],
-  transmit_errors_per_second: [],
-  receive_drops_per_second: [],
-  transmit_drops_per_second: [],
-  receive_multicast_per_second: [],
-  collisions_per_second: [],
-  link_up_flag: [],
-  speed_bytes_per_second: [],
-  mtu_bytes: [],
-  carrier_changes_total: [],
-});

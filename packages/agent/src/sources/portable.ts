@@ -1,7 +1,7 @@
 import { cpus, loadavg, uptime } from 'node:os';
 import type { Cpu, DiskIo, Filesystem, Load, Memory, NetInterface, Tables } from '@fleetreel/proto';
 import type { Systeminformation } from 'systeminformation';
-import { singleRow, withoutAbsent } from '#columns.ts';
+import { emptyTable, singleRow } from '#columns.ts';
 import { CounterHistory, percent, Rates } from '#rates.ts';
 import { type Context, type Source, Unavailable } from '#source.ts';
 
@@ -59,20 +59,7 @@ type Core = { speed: number; times: { user: number; nice: number; sys: number; i
 
 /** The table of all cores, "total" first. */
 export function portableCpuTable(cores: readonly Core[], history: CounterHistory): Cpu {
-  const table: Cpu = {
-    core: [],
-    used_percent: [],
-    user_percent: [],
-    nice_percent: [],
-    system_percent: [],
-    idle_percent: [],
-    iowait_percent: [],
-    irq_percent: [],
-    softirq_percent: [],
-    steal_percent: [],
-    guest_percent: [],
-    frequency_hertz: [],
-  };
+  const table = emptyTable('cpu');
   const push = (core: string, passed: readonly number[], frequency_hertz: number): void => {
     const [user = absent, nice = absent, system = absent, idle = absent, irq = absent] = passed;
     const sum = user + nice + system + idle + irq;
@@ -95,7 +82,7 @@ export function portableCpuTable(cores: readonly Core[], history: CounterHistory
   const total = [0, 1, 2, 3, 4].map((place) => known.reduce((sum, core) => sum + core[place]!, 0));
   push('total', total, (cores.reduce((sum, { speed }) => sum + speed, 0) / cores.length) * 1e6);
   for (const [core, { speed }] of cores.entries()) push(String(core), passed[core] ?? [], speed * 1e6);
-  return withoutAbsent(table);
+  return table;
 }
 
 /** Physical memory and swap. */
@@ -211,21 +198,7 @@ export function portableFilesystem(_context: Context): Source {
 }
 
 export function portableFilesystemTable(mounts: readonly Systeminformation.FsSizeData[]): Filesystem {
-  const table: Filesystem = {
-    mount: [],
-    device: [],
-    type: [],
-    size_bytes: [],
-    used_bytes: [],
-    free_bytes: [],
-    available_bytes: [],
-    used_percent: [],
-    inodes_count: [],
-    inodes_used_count: [],
-    inodes_free_count: [],
-    read_only_flag: [],
-    unresponsive_flag: [],
-  };
+  const table = emptyTable('filesystem');
   const seen = new Set<string>();
   for (const { mount, fs, type, size, used, available, rw } of mounts) {
     if (seen.has(mount)) continue;
@@ -241,7 +214,7 @@ export function portableFilesystemTable(mounts: readonly Systeminformation.FsSiz
     table.read_only_flag.push(rw === null ? absent : rw ? 0 : 1);
     table.unresponsive_flag.push(0);
   }
-  return withoutAbsent(table);
+  return table;
 }
 
 /** Traffic and links of network interfaces. */
@@ -266,23 +239,7 @@ export function portableInterfaceTable(
   history: CounterHistory,
   seconds: number,
 ): NetInterface {
-  const table: NetInterface = {
-    interface: [],
-    receive_bytes_per_second: [],
-    transmit_bytes_per_second: [],
-    receive_packets_per_second: [],
-    transmit_packets_per_second: [],
-    receive_errors_per_second: [],
-    transmit_errors_per_second: [],
-    receive_drops_per_second: [],
-    transmit_drops_per_second: [],
-    receive_multicast_per_second: [],
-    collisions_per_second: [],
-    link_up_flag: [],
-    speed_bytes_per_second: [],
-    mtu_bytes: [],
-    carrier_changes_total: [],
-  };
+  const table = emptyTable('net_interface');
   for (const { iface, operstate, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped } of stats) {
     const counters = [rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped];
     const rates = new Rates(history.exchange(iface, counters), counters, seconds);
@@ -295,5 +252,5 @@ export function portableInterfaceTable(
     table.transmit_drops_per_second.push(rates.perSecond(5));
     table.link_up_flag.push(operstate === 'up' || operstate === 'unknown' ? 1 : 0);
   }
-  return withoutAbsent(table);
+  return table;
 }

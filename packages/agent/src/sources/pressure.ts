@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import type { Pressure, Tables } from '@fleetreel/proto';
-import { withoutAbsent } from '#columns.ts';
+import type { Tables } from '@fleetreel/proto';
+import { emptyTable } from '#columns.ts';
 import { numberAfter, OptionalFile } from '#files.ts';
 import { CounterHistory, Rates } from '#rates.ts';
 import { type Context, type Source, Unavailable } from '#source.ts';
@@ -46,17 +46,7 @@ export function pressure({ roots, clock }: Context): Source {
       );
     },
     sample(): Tables {
-      const table: Pressure = {
-        resource: [],
-        some_percent: [],
-        full_percent: [],
-        some_10s_percent: [],
-        some_60s_percent: [],
-        some_300s_percent: [],
-        full_10s_percent: [],
-        full_60s_percent: [],
-        full_300s_percent: [],
-      };
+      const table = emptyTable('pressure');
       const seconds = history.begin(clock.monotonic_ms());
       for (const [index, resource] of resources.entries()) {
         const text = files[index]?.text() ?? '';
@@ -76,7 +66,7 @@ export function pressure({ roots, clock }: Context): Source {
         table.full_60s_percent.push(full.average_60s);
         table.full_300s_percent.push(full.average_300s);
       }
-      return { pressure: withoutAbsent(table) };
+      return { pressure: table };
     },
     close() {
       for (const file of files) file.close();
