@@ -17,8 +17,9 @@ const hostsOfSeconds = 200;
 const settle_ms = 5000;
 /** How often the store is asked; the half of it is in the row's latency. */
 const ask_ms = 20;
-/** The hosts that the store is asked for. */
+/** The hosts that the store is asked for, the real one among them. */
 const asked = 10;
+const realHost = 'this-machine';
 
 type Latencies = { acknowledged: number[]; message: number[]; row: number[]; drawn: number[] };
 
@@ -44,6 +45,8 @@ async function observe(stack: Stack, captured: readonly Frame[], hosts: number, 
   const count = (list: number[], time_ms: number) => {
     if (time_ms >= counted.from_ms) list.push(Date.now() - time_ms);
   };
+  // One of the hosts is this machine, with its own agent: its frames' time is when sampling began.
+  await stack.startAgent({ host: realHost, interval: '1s' });
   const publishing = publishAll(stack, captured, hosts, ended.signal, (time_ms) =>
     count(latencies.acknowledged, time_ms),
   );
@@ -112,7 +115,8 @@ async function watchLive(stack: Stack, arrived: (time_ms: number) => void): Prom
 /** Asks for the newest frames of some hosts again and again: a frame is visible when an answer has it. */
 async function askStore({ questdb }: Stack, signal: AbortSignal, visible: (time_ms: number) => void): Promise<void> {
   const seen = new Set<string>();
-  const hosts = Array.from({ length: asked }, (_, host) => `'${hostName(host)}'`).join(',');
+  const names = [realHost, ...Array.from({ length: asked - 1 }, (_, host) => hostName(host))];
+  const hosts = names.map((name) => `'${name}'`).join(',');
   while (!signal.aborted) {
     const since = new Date(Date.now() - 10_000).toISOString();
     const { rows } = await questdb.query(`SELECT host, ts FROM frame WHERE ts > '${since}' AND host IN (${hosts})`);
@@ -126,13 +130,13 @@ async function askStore({ questdb }: Stack, signal: AbortSignal, visible: (time_
   }
 }
 
-/** A host's page in real Chromium, with a look at when live values are drawn; undefined where there is no Chromium. */
+/** The real host's page in real Chromium, with a look at when live values are drawn; undefined where there is no Chromium. */
 async function openPage(stack: Stack) {
   if (!existsSync(chromiumPath)) return undefined;
   const browser = await chromium.launch({ executablePath: chromiumPath, args: chromiumFlags });
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
   await page.addInitScript(listenForDraws);
-  await page.goto(`${stack.address}/hosts/${hostName(0)}`);
+  await page.goto(`${stack.address}/hosts/${realHost}`);
   return {
     drawn: async (from_ms: number) =>
       (await page.evaluate(() => (globalThis as unknown as Drawing).draws))
@@ -179,7 +183,7 @@ function listenForDraws(): void {
 }
 
 function figuresOf({ acknowledged, message, row, drawn }: Latencies, hosts: number, seconds: number): Figure[] {
-  const every = `every ${intervalOf(hosts) / 1000} s for ${seconds} s`;
+  const every = `every ${intervalOf(hosts) / 1000} s for ${seconds} s, those of a real agent among them`;
   const figure = (
     name: string,
     values: readonly number[],
