@@ -210,7 +210,7 @@ function figuresOf({ acknowledged, message, row, drawn }: Latencies, hosts: numb
       'drawn by Chromium',
       drawn,
       100,
-      "from the frame's time to the first chart of the host's page drawn with it",
+      "from the begin of the real agent's sampling to the first chart of its host's page drawn with it",
     ),
     ...both(
       'in an answer of the store',
