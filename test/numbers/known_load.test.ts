@@ -7,6 +7,7 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Child } from '@fleetreel/deploy/local/child';
+import type { Frame } from '@fleetreel/proto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { eventually } from '../stack.ts';
 import { cpuSeconds, memoryOf } from './process.ts';
@@ -70,8 +71,11 @@ test('a file written with fsync is that many bytes on its device and in its file
   if (!disk) throw new Error('There is no RAM disk.');
   const { device, folder } = disk;
   const size = 512 * MiB;
-  const used = (frame: Parameters<typeof rowOf>[0]) => rowOf(frame, 'filesystem', { mount: folder });
-  const empty = used(await watch.first((frame) => used(frame) !== undefined, 0));
+  const space = (frame: Frame) => {
+    const row = rowOf(frame, 'filesystem', { mount: folder });
+    return row && !Number.isNaN(row.values.used_bytes) ? row : undefined;
+  };
+  const empty = space(await watch.first((frame) => space(frame) !== undefined, 0));
   const before = await watch.next('disk_io');
   await writeSlowly(join(folder, 'file'), size);
   const after = await watch.next('disk_io');
@@ -81,7 +85,7 @@ test('a file written with fsync is that many bytes on its device and in its file
   );
   expect(written).toBeGreaterThan(size * 0.98);
   expect(written).toBeLessThan(size * 1.02);
-  const full = used(await watch.next('filesystem'));
+  const full = space(await watch.first((frame) => space(frame) !== undefined, after.time_us));
   const grown = (full?.values.used_bytes ?? 0) - (empty?.values.used_bytes ?? 0);
   expect(grown).toBeGreaterThan(size * 0.98);
   expect(grown).toBeLessThan(size * 1.02);
