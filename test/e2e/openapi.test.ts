@@ -11,7 +11,7 @@ import { Stack } from '../stack.ts';
 const run = promisify(execFile);
 /** From PyPI. */
 const version = '4.32.5';
-const fuzzSeconds = 60;
+const fuzzSeconds = 45;
 
 const python = ['python3', 'python'].find((name) => spawnSync(name, ['-c', 'import venv, ensurepip']).status === 0);
 

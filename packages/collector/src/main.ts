@@ -53,7 +53,7 @@ async function run(settings: Settings): Promise<number> {
     });
 
   const faces = await Faces.start(settings, telemetry);
-  const closing: (() => unknown)[] = [() => faces.close()];
+  const closing: (() => unknown)[] = [];
   const running: Promise<unknown>[] = [];
   const { signal } = stopping;
   try {
@@ -71,7 +71,9 @@ async function run(settings: Settings): Promise<number> {
     const retention = { raw: days * day, '1m': rollupDays['1m'] * day, '1h': rollupDays['1h'] * day };
     const query = new Query({ reader, registry, newest, clock, retention, telemetry });
     closing.push(() => query.close());
-    faces.open({ query, hub: new Hub(newest) });
+    const hub = new Hub(newest);
+    closing.push(() => hub.close());
+    faces.open({ query, hub });
 
     await until(() => keepTables(settings.questdb, days, telemetry), 'questdb', telemetry, signal);
     telemetry.usable('questdb');
@@ -95,6 +97,8 @@ async function run(settings: Settings): Promise<number> {
   } finally {
     stopping.abort();
     await Promise.all(running);
+    // Nothing is asked any more when what would answer is closed.
+    await faces.close();
     for (const close of closing.reverse()) await close();
   }
   telemetry.stopped();

@@ -18,7 +18,7 @@ import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
 import { Client, credentials, type Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { service as healthService } from 'grpc-health-check';
 import Value from 'typebox/value';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
@@ -41,6 +41,8 @@ const retention = { raw: 30 * day, '1m': 180 * day, '1h': 3 * 365 * day };
 
 /** Rows of `cpu` begin here: a full hour, well in the past. */
 const begin = Math.floor(Date.now() / hour) * hour - 3 * hour;
+
+const until = (check: () => unknown, timeout = 10_000) => expect.poll(check, { timeout, interval: 20 });
 
 type Stack = Awaited<ReturnType<typeof startStack>>;
 let stack: Stack;
@@ -181,11 +183,20 @@ async function fillStore(questdb: Questdb, telemetry: Telemetry): Promise<void> 
   await run(
     `INSERT INTO cpu_1m (ts, tenant, host, core, sample_count, used_percent_avg, used_percent_min, used_percent_max) VALUES (cast(${ago}000 as timestamp), 'default', 'web-1', 'total', 12, 10, 0, 20), (cast(${ago + minute}000 as timestamp), 'default', 'web-1', 'total', 6, 40, 30, 50)`,
   );
-  await pause(1500);
+  await applied(questdb);
   const [minutes] = rollups;
   const cpu = tableNamed('cpu');
   if (cpu) await run(rollupStatement(cpu, minutes, { from: begin, to: begin + hour }));
-  await pause(500);
+  await applied(questdb);
+}
+
+/** Waits until queries see everything that was written. */
+async function applied(questdb: Questdb): Promise<void> {
+  const waiting = 'SELECT count() FROM wal_tables() WHERE writerTxn < sequencerTxn';
+  await vi.waitFor(async () => expect((await questdb.query(waiting)).rows).toEqual([[0]]), {
+    timeout: 30_000,
+    interval: 100,
+  });
 }
 
 beforeAll(async () => {
@@ -230,7 +241,10 @@ describe('what is listed', () => {
   });
 
   test('hosts, with what their newest frames say', async () => {
-    const body = (await (await get('/api/v1/hosts')).json()) as Hosts;
+    const list = async () => (await (await get('/api/v1/hosts')).json()) as Hosts;
+    // The store is asked in the background.
+    await until(async () => (await list()).hosts.at(-1)?.lastSeen).toBe(begin - 2 * day);
+    const body = await list();
     expect(Value.Check(Hosts, body)).toBe(true);
     expect(body.hosts.map(({ host, status: state }) => [host, state])).toEqual([
       ['web-1', 'online'],
@@ -545,6 +559,13 @@ describe('bad questions', () => {
   });
 });
 
+const upgrade = [
+  'upgrade: websocket',
+  'connection: upgrade',
+  'sec-websocket-version: 13',
+  'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==',
+];
+
 describe('who may ask', () => {
   /** `fetch` does not let a Host header be set. */
   async function raw(lines: string[]): Promise<string> {
@@ -554,12 +575,6 @@ describe('who may ask', () => {
     for await (const chunk of socket) text += String(chunk);
     return text;
   }
-  const upgrade = [
-    'upgrade: websocket',
-    'connection: upgrade',
-    'sec-websocket-version: 13',
-    'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==',
-  ];
 
   test.each(['evil.example', 'evil.example:80', '127.0.0.1.evil.example', 'localhost.evil.example', '10.0.0.1', ''])(
     'not who calls this machine "%s"',
@@ -634,8 +649,6 @@ async function openLive(...requests: (LiveRequest | string)[]) {
   for (const request of requests) send(request);
   return { messages, send, closed, [Symbol.dispose]: () => socket.close() };
 }
-
-const until = (check: () => unknown, timeout = 10_000) => expect.poll(check, { timeout, interval: 20 });
 
 describe('live over a WebSocket', () => {
   test('the newest rows first, then those that arrive', async () => {
@@ -725,6 +738,47 @@ describe('live over a WebSocket', () => {
     await until(() => reader.messages.length).toBeGreaterThan(2);
     expect(reader.messages.length).toBeLessThanOrEqual(2 + (performance.now() - began) / 1000);
     expect(new Set(names())).toEqual(new Set(['web-1']));
+  });
+});
+
+describe('a reader over a WebSocket that stops reading', () => {
+  test('gets the newest state and the number of what it missed, and costs no memory meanwhile', async () => {
+    const socket = connect(stack.port, '127.0.0.1');
+    socket.write(`GET /api/v1/live HTTP/1.1\r\nhost: 127.0.0.1:${stack.port}\r\n${upgrade.join('\r\n')}\r\n\r\n`);
+    let received = '';
+    socket.on('data', (chunk: Buffer) => {
+      received += chunk.toString('latin1');
+    });
+    await until(() => received).toContain('101 Switching Protocols');
+    // A client's message: final text frame, masked with zeros.
+    const text = Buffer.from(JSON.stringify({ type: 'subscribe', id: 'a', table: 'cpu', hosts: ['large'] }));
+    socket.write(Buffer.concat([Buffer.from([0x81, 0x80 | text.length, 0, 0, 0, 0]), text]));
+    await pause(200);
+    socket.pause();
+    // 2,000 frames of 128 cores: 30 MB as JSON.
+    const began = Date.now();
+    const cores = Array.from({ length: 128 }, (_, index) => String(index));
+    const values = cores.map(() => 12.5);
+    const before = process.memoryUsage().rss;
+    for (let count = 1; count <= 2000; count++) {
+      const large = encodeFrame({
+        session: '00000000000000ab',
+        sequence: count,
+        time_us: (began + count) * 1000,
+        interval_ms: 1000,
+        tables: { cpu: { core: cores, used_percent: values, user_percent: values } } as unknown as Frame['tables'],
+      });
+      stack.newest.take(frameSubject('large'), large, began);
+      if (count % 100 === 0) await pause(1);
+    }
+    expect(process.memoryUsage().rss - before).toBeLessThan(64 * 1024 * 1024);
+    socket.resume();
+    await until(() => received).toContain(`"time":${began + 2000},`);
+    const skipped = [...received.matchAll(/"skipped":(\d+)/g)].map(([, number]) => Number(number));
+    expect(skipped.length).toBeLessThan(2000);
+    expect(skipped.reduce((sum, number) => sum + number + 1, 0)).toBe(2000);
+    socket.destroy();
+    stack.newest.forget('default', 'large');
   });
 });
 
@@ -856,6 +910,21 @@ test('the document describes every route', async () => {
 });
 
 describe('when QuestDB is away', () => {
+  test('that hangs is not waited for without end', { timeout: 60_000 }, async () => {
+    stack.questdb.freeze();
+    try {
+      const began = performance.now();
+      const found = await problem(`/api/v1/series?table=cpu&field=used_percent&${hourRange}&step=1m`);
+      expect(['store_timeout', 'store_unavailable']).toContain(found.code);
+      expect(performance.now() - began).toBeLessThan(25_000);
+    } finally {
+      stack.questdb.thaw();
+    }
+    await until(
+      async () => (await get(`/api/v1/series?table=cpu&field=used_percent&${hourRange}&step=1m`)).status,
+    ).toBe(200);
+  });
+
   test('history says so, live goes on, and it heals', { timeout: 120_000 }, async () => {
     await stack.questdb.kill();
     const path = `/api/v1/series?table=cpu&field=used_percent&${hourRange}&step=1m`;

@@ -2,6 +2,7 @@
 import { ApiError } from '@fleetreel/proto/errors';
 import { type handleUnaryCall, Metadata, type ServiceError } from '@grpc/grpc-js';
 import type { FaceParts } from '#api/faces.ts';
+import { systemClock } from '#clock.ts';
 
 export function statusOf(error: unknown, method: string, { telemetry }: FaceParts): ServiceError {
   const known =
@@ -24,9 +25,9 @@ export function unary<Q, A>(
   answer: (question: Q) => Promise<A>,
 ): handleUnaryCall<Q, A> {
   return (call, callback) => {
-    const began = performance.now();
+    const began = systemClock.monotonic_ms();
     const done = (error: ServiceError | null, value: A | null) => {
-      parts.metrics.request('grpc', method, error?.code ?? 0, (performance.now() - began) / 1000);
+      parts.metrics.request('grpc', method, error?.code ?? 0, (systemClock.monotonic_ms() - began) / 1000);
       callback(error, value);
     };
     void run();
