@@ -74,7 +74,7 @@ export class Stack implements AsyncDisposable {
   }
 
   /** Waits until the collector says that it is. */
-  async ready(milliseconds = 30_000): Promise<void> {
+  async ready(milliseconds = 60_000): Promise<void> {
     const said = () => this.collector.lines.slice(-10).join('\n');
     const ended = this.collector.exited.then(({ code }) => {
       throw new Error(`The collector ended with code ${code}: ${said()}`);
