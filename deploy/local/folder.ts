@@ -1,7 +1,7 @@
 // The data folder of a local Fleetreel: one launcher at a time, and the passwords of its QuestDB.
 import { randomBytes } from 'node:crypto';
 import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 
 /** Something that the user has to settle. The message is one sentence. */
@@ -29,7 +29,7 @@ export class FolderLock implements Disposable {
   /** @throws LaunchError when another process uses the folder */
   static async take(folder: string): Promise<FolderLock> {
     try {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      makeFolder(folder);
     } catch (cause) {
       throw new LaunchError(`The data folder ${folder} can't be made (${code(cause)}): name another with --data.`, {
         cause,
@@ -97,6 +97,17 @@ function read(path: string): Holder | undefined {
   } catch {
     // Gone meanwhile, or cut off by a crash: then nobody holds it.
     return undefined;
+  }
+}
+
+/** Makes a folder and those above it. Node's own recursive form never ends where a file system refuses with ENOENT. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path));
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if (code(error) !== 'EEXIST') throw error;
   }
 }
 

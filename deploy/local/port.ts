@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { type Dirent, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
+import { basename } from 'node:path';
 
 /**
  * A free TCP port on loopback, below the range that the system gives to outgoing connections: a client that keeps
@@ -48,7 +49,7 @@ export function accepts(host: string, port: number): Promise<boolean> {
   });
 }
 
-/** Who listens on a TCP port. */
+/** Who listens on a TCP port: the process, and how it was called. */
 export type PortHolder = { pid: number; name: string };
 
 /** The process that listens on a TCP port; undefined where it can't be seen (another user's, or not on Linux). */
@@ -60,11 +61,18 @@ export function portHolder(port: number, proc = '/proc'): PortHolder | undefined
     for (const { name: descriptor } of list(`${proc}/${pid}/fd`)) {
       const socket = attempt(() => readlinkSync(`${proc}/${pid}/fd/${descriptor}`));
       if (!socket?.startsWith('socket:[') || !inodes.has(socket.slice(8, -1))) continue;
-      const name = attempt(() => readFileSync(`${proc}/${pid}/comm`, 'utf8').trim()) ?? 'unknown';
-      return { pid: Number(pid), name };
+      return { pid: Number(pid), name: nameOf(`${proc}/${pid}`) };
     }
   }
   return undefined;
+}
+
+/** Name of a process: its program, with the script where it runs one. */
+function nameOf(process: string): string {
+  const [program = '', script = ''] = (attempt(() => readFileSync(`${process}/cmdline`, 'utf8')) ?? '').split('\0');
+  if (program === '') return attempt(() => readFileSync(`${process}/comm`, 'utf8').trim()) ?? 'unknown';
+  const tail = script.split('/').slice(-3).join('/');
+  return /\.\w+$/.test(tail) && !script.startsWith('-') ? `${basename(program)} ${tail}` : basename(program);
 }
 
 /** Inodes of the sockets that listen on a port, from `/proc/net/tcp` or `tcp6`. */

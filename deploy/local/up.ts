@@ -7,6 +7,7 @@ import { guardPid } from '#local/guard.ts';
 import { findNats, natsInfo, natsService } from '#local/nats.ts';
 import { cacheFolder, findProgram, longStep, type Machine, Missing } from '#local/obtain.ts';
 import { accepts, isFree, portHolder } from '#local/port.ts';
+import { printable } from '#local/printable.ts';
 import { findQuestdb, questdbService } from '#local/questdb.ts';
 import { type Supervised, Supervisor } from '#local/supervisor.ts';
 
@@ -164,7 +165,7 @@ async function chooseQuestdb({ questdb }: UpSettings, machine: Machine): Promise
         ...credentials(data),
       }),
       readyWithin: 60_000,
-      stopWithin: 2500,
+      stopWithin: 2000,
       notable: (line) => /^\S+ [CE] (.*)/.exec(line)?.[1],
     }),
   };
@@ -185,7 +186,7 @@ function collector(url: string, { http, grpc }: UpSettings, environment: Record<
     },
     ready: async (signal) => (await ask(`${url}/readyz`, signal)) !== undefined,
     readyWithin: 60_000,
-    stopWithin: 2500,
+    stopWithin: 3000,
     notable: notableRecord,
   };
 }
@@ -199,7 +200,7 @@ function agent(data: string, environment: Record<string, string>): Supervised {
     // Its first frame is waited for at the collector.
     ready: () => Promise.resolve(true),
     readyWithin: 5000,
-    stopWithin: 2000,
+    stopWithin: 3000,
     notable: notableRecord,
   };
 }
@@ -250,7 +251,7 @@ async function checkPorts({ nats, questdb, http, grpc }: UpSettings): Promise<vo
     if (twin) throw new LaunchError(`Port ${port} is given twice: with ${twin[1]} and with ${flag}.`);
     if (await isFree(port)) continue;
     const holder = portHolder(port);
-    const who = holder ? `${holder.name} (process ${holder.pid})` : 'another process';
+    const who = holder ? `${printable(holder.name)} (process ${holder.pid})` : 'another process';
     throw new LaunchError(
       `Port ${port}, meant for ${what}, is in use by ${who}: stop it, or give another port with ${flag}.`,
     );

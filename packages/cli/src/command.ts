@@ -6,6 +6,7 @@ import type { Output } from '#output.ts';
 /** The command line can't be understood. The message is one sentence: what is wrong, and what there is. */
 export class UsageError extends Error {
   override name = 'UsageError';
+  readonly exitCode = 2;
 }
 
 export type Flag = {

@@ -1,19 +1,20 @@
 #!/usr/bin/env node
 // `fleetreel`: the local launcher, and a client of the gRPC API. The only file that touches argv, exit codes and stdio.
 import { enableCompileCache } from 'node:module';
-import { SettingsError, suggestion } from '@fleetreel/proto/settings';
-import { CallError } from '#client.ts';
+import { suggestion } from '@fleetreel/proto/settings';
 import { type Command, helpOf, parse, UsageError } from '#command.ts';
-import { hosts } from '#commands/hosts.ts';
-import { latest } from '#commands/latest.ts';
-import { series } from '#commands/series.ts';
-import { tail } from '#commands/tail.ts';
 import { Output } from '#output.ts';
 import manifest from '#package.json' with { type: 'json' };
 
 enableCompileCache();
 
-const commands: Readonly<Record<string, Command>> = { hosts, latest, series, tail };
+/** Loaded when they are called: the launcher needs no client, and a client no launcher. */
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  hosts: async () => (await import('#commands/hosts.ts')).hosts,
+  latest: async () => (await import('#commands/latest.ts')).latest,
+  series: async () => (await import('#commands/series.ts')).series,
+  tail: async () => (await import('#commands/tail.ts')).tail,
+};
 const upSummary = 'Start everything on this machine and keep it running; see fleetreel up --help';
 
 const stopping = new AbortController();
@@ -22,7 +23,7 @@ const stopping = new AbortController();
 async function main(argv: readonly string[]): Promise<number> {
   const [name, ...rest] = argv;
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
-    process.stdout.write(`${help()}\n`);
+    process.stdout.write(`${await help()}\n`);
     return name === undefined ? 2 : 0;
   }
   if (name === '--version') {
@@ -31,14 +32,14 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   try {
     if (name === 'up') {
-      // Loaded only here: the launcher needs much that a client doesn't.
       const { run } = await import('#commands/up.ts');
       await run(rest);
       return 0;
     }
-    const command = commands[name];
-    if (command === undefined)
+    const load = Object.hasOwn(commands, name) ? commands[name] : undefined;
+    if (load === undefined)
       throw new UsageError(`There is no command "${name}". ${suggestion(name, ['up', ...Object.keys(commands)])}`);
+    const command = await load();
     const invocation = parse(command, rest, process.env);
     if (invocation === undefined) {
       process.stdout.write(`${helpOf(command)}\n`);
@@ -48,21 +49,16 @@ async function main(argv: readonly string[]): Promise<number> {
     await command.run(invocation, new Output(process.stdout, process.env), stopping.signal);
     return 0;
   } catch (error) {
-    if (error instanceof UsageError || error instanceof SettingsError) return say(error.message, 2);
-    if (error instanceof CallError) return say(error.message, error.exitCode);
-    // The launcher's own: what the user has to settle.
-    if (error instanceof Error && 'exitCode' in error) return say(error.message, Number(error.exitCode));
-    throw error;
+    // What the user has to settle; everything else is a mistake of ours, and shown as one.
+    if (!(error instanceof Error && 'exitCode' in error)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    return Number(error.exitCode);
   }
 }
 
-function say(message: string, exitCode: number): number {
-  process.stderr.write(`${message}\n`);
-  return exitCode;
-}
-
-function help(): string {
-  const rows = [['up', upSummary], ...Object.values(commands).map(({ usage, summary }) => [usage, summary])];
+async function help(): Promise<string> {
+  const all = await Promise.all(Object.values(commands).map((load) => load()));
+  const rows = [['up', upSummary], ...all.map(({ usage, summary }) => [usage, summary])];
   const width = Math.max(...rows.map(([usage = '']) => usage.length)) + 2;
   return [
     `fleetreel ${manifest.version}: monitoring for fleets of machines`,
