@@ -174,7 +174,7 @@ test('without the store live data goes on, and the history comes when the store 
   const { answers, sources, say } = collector();
   const detail = 'QuestDB can not be reached.';
   answers.push(() => new ApiError(detail, 503, null));
-  answers.push(() => series(at(-1, 0, 1), { total: [7, 8, 9] }));
+  answers.push(() => series(at(-2, -1, 0, 1), { total: [null, 7, 8, 9] }));
   const history = new History(request, sources);
   const stop = history.run(live);
   await vi.advanceTimersByTimeAsync(0);
@@ -184,6 +184,7 @@ test('without the store live data goes on, and the history comes when the store 
   expect(column(history, 'total')).toEqual([9]);
   await vi.advanceTimersByTimeAsync(2_100);
   expect(history.failure).toBe(null);
+  expect(history.times).toEqual(at(-1, 0, 1));
   expect(column(history, 'total')).toEqual([7, 8, 9]);
   stop();
 });

@@ -155,7 +155,8 @@ export class History {
       // Live rows that came while the history could not be had are kept.
       if (!missing && !(live && this.#bridged === scope.key && answer.stepMs === this.stepMs)) this.#clear();
       this.stepMs = answer.stepMs;
-      this.#merge(answer);
+      // Steps before the first value are not kept: they would only be looked through.
+      this.#merge(answer, missing ? 0 : firstFilled(answer.series));
       this.#loaded = scope.key;
       this.#bridged = '';
       this.failure = null;
@@ -295,9 +296,8 @@ export class History {
     this.#moments.clear();
   }
 
-  #merge({ times, series }: Series): void {
-    // Steps before the first value are not kept: they would only be looked through.
-    const first = this.times.length > 0 ? 0 : firstFilled(series);
+  /** Puts an answer into the columns, from this step of it on. */
+  #merge({ times, series }: Series, first = 0): void {
     const rows = times.map((time, index) => (index < first ? -1 : this.#row(time)));
     // The newest step is better known here: the store may be a moment behind.
     const newest = this.#bucket(Math.max(0, ...this.#newest.values()));

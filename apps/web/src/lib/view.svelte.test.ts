@@ -9,7 +9,7 @@ class Addresses {
 
   readonly address = {
     url: () => new URL(this.entries[this.at] as string),
-    go: (url: URL, { replace }: { replace: boolean }) => {
+    go: async (url: URL, { replace }: { replace: boolean }) => {
       this.entries = [...this.entries.slice(0, replace ? this.at : this.at + 1), url.href];
       this.at = this.entries.length - 1;
     },
@@ -53,7 +53,7 @@ test('ranges are numbers with a unit, within bounds', () => {
   for (const bad of ['', '5', 'm', '-5m', '1.5h', '9s', '99999d']) expect(rangeMilliseconds(bad)).toBe(undefined);
 });
 
-test('a zoom is a step in the history: back shows the live range again', () => {
+test('a zoom is a step in the history: back shows the live range again', async () => {
   const addresses = new Addresses();
   const view = new View(addresses.address);
   expect(view.live).toBe(true);
@@ -66,6 +66,7 @@ test('a zoom is a step in the history: back shows the live range again', () => {
   expect(view.scope).toMatchObject({ liveRange: null, from: end - 120_000, to: end });
   // The same URL gives the same view.
   expect(new View({ ...addresses.address }).window).toEqual(view.window);
+  await new Promise((done) => setTimeout(done));
   addresses.at--;
   flushSync();
   expect(view.live).toBe(true);
@@ -111,6 +112,26 @@ test('ranges move and zoom, and never reach into the future', () => {
   view.move(-0.5);
   view.move(1);
   expect(view.live).toBe(true);
+});
+
+test('changes in quick succession build on each other, and going back undoes them', async () => {
+  const addresses = new Addresses();
+  const { address } = addresses;
+  const slow: (() => void)[] = [];
+  const view = new View({
+    url: address.url,
+    go: (url, options) => new Promise<void>((done) => slow.push(() => void address.go(url, options).then(done))),
+  });
+  view.set({ layout: 'table' });
+  view.set({ sort: '-cpu' });
+  expect(view.state).toMatchObject({ layout: 'table', sort: '-cpu' });
+  for (const go of slow) go();
+  await Promise.resolve();
+  expect(address.url().search).toBe('?layout=table&sort=-cpu');
+  await new Promise((done) => setTimeout(done));
+  addresses.at = 0;
+  flushSync();
+  expect(view.state).toMatchObject({ layout: 'grid', sort: 'host' });
 });
 
 test('one entity of a table is chosen and let go', () => {

@@ -129,7 +129,7 @@ export type Scope = {
 /** Where the view is kept: the current URL, and how to change it. */
 export type Address = {
   url: () => { href: string; search: string };
-  go: (url: URL, options: { replace: boolean }) => void;
+  go: (url: URL, options: { replace: boolean }) => Promise<void>;
 };
 
 export class View {
@@ -143,7 +143,11 @@ export class View {
   #theme = $state<(typeof themes)[number]>('system');
   #systemDark = $state(false);
 
-  readonly #search = $derived.by(() => this.#address.url().search);
+  /** The parameters that were set, until the address has them: changes in quick succession build on each other. */
+  #ahead = $state<string | null>(null);
+  #changes = 0;
+
+  readonly #search = $derived.by(() => this.#ahead ?? this.#address.url().search);
   /** The view as the URL has it. */
   readonly state: ViewState = $derived(readView(new URLSearchParams(this.#search)));
   /** Whether the range follows the time. */
@@ -191,7 +195,7 @@ export class View {
     const parameters = writeView({ ...this.state, ...change });
     if (theme) parameters.set('theme', theme);
     url.search = parameters.toString();
-    this.#address.go(url, { replace });
+    this.#go(url, replace);
   }
 
   /** Shows a relative range and follows the time. */
@@ -279,7 +283,7 @@ export class View {
     const url = new URL(this.#address.url().href);
     if (!url.searchParams.has('theme')) return;
     url.searchParams.delete('theme');
-    this.#address.go(url, { replace: true });
+    this.#go(url, true);
   }
 
   /** Keeps time and theme going until the returned function is called. */
@@ -302,6 +306,15 @@ export class View {
       system.removeEventListener('change', follow);
       clearInterval(timer);
     };
+  }
+
+  #go(url: URL, replace: boolean): void {
+    const change = ++this.#changes;
+    this.#ahead = url.search;
+    const done = () => {
+      if (change === this.#changes) this.#ahead = null;
+    };
+    this.#address.go(url, { replace }).then(done, done);
   }
 
   #isPreset(length: number): boolean {
