@@ -64,8 +64,8 @@ describe('a kept file', () => {
 });
 
 describe('reasons', () => {
-  const reason = (code: string): string =>
-    unavailable('/proc/x', Object.assign(new Error(`${code}: text`), { code })).message;
+  const why = (code: string): Error => unavailable('/proc/x', Object.assign(new Error(`${code}: text`), { code }));
+  const reason = (code: string): string => why(code).message;
 
   test('name what would help', () => {
     expect(reason('ENOENT')).toBe('/proc/x does not exist here');
@@ -73,6 +73,11 @@ describe('reasons', () => {
     expect(reason('EPERM')).toMatch(/^\/proc\/x may not be read: run the agent as root/);
     expect(reason('EOPNOTSUPP')).toBe('/proc/x is switched off in this kernel');
     expect(reason('EIO')).toBe("/proc/x can't be read: EIO: text");
+  });
+
+  test('that may pass soon are failures, not absences', () => {
+    for (const code of ['ENOENT', 'EACCES', 'EOPNOTSUPP']) expect(why(code)).toBeInstanceOf(Unavailable);
+    for (const code of ['EIO', 'EMFILE']) expect(why(code)).not.toBeInstanceOf(Unavailable);
   });
 });
 

@@ -25,7 +25,7 @@ export class KernelFile {
     this.path = path;
   }
 
-  /** @throws Unavailable when it is not here or may not be read. */
+  /** @throws Unavailable when it is not here or may not be read; Error when reading it fails otherwise. */
   open(): void {
     let length: number;
     try {
@@ -72,7 +72,7 @@ export class KernelFile {
 export class OptionalFile {
   readonly #file: KernelFile;
   readonly #clock: Clock;
-  #missing: Unavailable | undefined;
+  #missing: Error | undefined;
   #retryAt_ms = Number.NEGATIVE_INFINITY;
 
   constructor(path: string, clock: Clock) {
@@ -140,8 +140,11 @@ export function parsePageBytes(auxiliaryVector: Buffer): number {
   return Number.NaN;
 }
 
-/** The reason why a file can't be read, with what would help. */
-export function unavailable(path: string, error: unknown): Unavailable {
+/**
+ * Why a file can't be read, with what would help: `Unavailable` where it is not here or not permitted, else an error that is
+ * worth another try soon.
+ */
+export function unavailable(path: string, error: unknown): Error {
   const cause = error as NodeJS.ErrnoException;
   const reason =
     cause.code === 'ENOENT' || cause.code === 'ENOTDIR'
@@ -150,8 +153,10 @@ export function unavailable(path: string, error: unknown): Unavailable {
         ? 'may not be read: run the agent as root, or lift the restriction (mask, security module) on this file'
         : cause.code === 'EOPNOTSUPP' || cause.code === 'ENOTSUP'
           ? 'is switched off in this kernel'
-          : `can't be read: ${cause.message}`;
-  return new Unavailable(`${path} ${reason}`, { cause });
+          : undefined;
+  return reason === undefined
+    ? new Error(`${path} can't be read: ${cause.message}`, { cause })
+    : new Unavailable(`${path} ${reason}`, { cause });
 }
 
 /** The reason why a file is empty: containers hide a file by putting /dev/null over it. */
