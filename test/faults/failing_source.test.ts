@@ -68,8 +68,7 @@ afterAll(async () => {
 
 test('missing, denied, torn and hanging: only their own rows are not there, and the frame says why', async () => {
   const from = Date.now();
-  // The file systems are looked at every 15 s, and one that hangs is known as such a second later.
-  await eventually('an unresponsive mount', 25 * second, async () => (await mounts())[mount] === 1 || undefined);
+  await eventually('an unresponsive mount', 20 * second, async () => (await mounts())[mount] === 1 || undefined);
   expect(await state('memory')).toEqual({ state: 'unavailable', reason: `${proc}/meminfo does not exist here` });
   expect(await state('disk_io')).toMatchObject({
     state: 'unavailable',
@@ -81,11 +80,8 @@ test('missing, denied, torn and hanging: only their own rows are not there, and 
   expect(await mounts()).toEqual({ '/': 0, [mount]: 1 });
   for (const table of ['cpu', 'load', 'pressure', 'tcp', 'network'])
     expect((await latest(table))[0]?.time, table).toBeGreaterThan(from - 3 * second);
-  // The first look at it took longer than a tick waits.
-  const { rows } = await stack.questdb.query(
-    `SELECT reason FROM source WHERE host = '${host}' AND source = 'filesystem' AND state = 'failed'`,
-  );
-  expect(rows[0]?.[0]).toMatch(/^has not answered for [\d.]+ s$/);
+  // The mount costs its numbers, not the other mounts' rows.
+  expect(await state('filesystem')).toEqual({ state: 'ok', reason: '' });
 });
 
 test('a file that breaks while it is read: its source fails, the frame goes on', async () => {
