@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { create } from 'tar';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { findNats } from '#local/nats.ts';
-import { fetchArchive, isAtLeast, type Machine, Missing } from '#local/obtain.ts';
+import { fetchArchive, isAtLeast, type Machine, Missing, withRemedy } from '#local/obtain.ts';
 import { findJava, findQuestdb } from '#local/questdb.ts';
 
 let home: string;
@@ -19,6 +19,7 @@ beforeEach(() => {
   machine = {
     env: { PATH: join(home, 'bin') },
     home,
+    root: false,
     report: (line) => said.push(line),
     download: () => Promise.reject(new Error('no network')),
   };
@@ -52,7 +53,11 @@ test('XDG_CACHE_HOME moves the cache', async () => {
 });
 
 test('without either, Go builds it into the cache', async () => {
-  program('bin/go', 'echo "echo nats-server: v2.15.2" > "$GOBIN/nats-server" && chmod +x "$GOBIN/nats-server"');
+  program(
+    'bin/go',
+    '[ "$1" = version ] && { echo "go version go1.26.0 linux/amd64"; exit; }\n' +
+      'echo "echo nats-server: v2.15.2" > "$GOBIN/nats-server" && chmod +x "$GOBIN/nats-server"',
+  );
   // The shell's own tools for the stand-in.
   const env = { PATH: `${machine.env.PATH}:/usr/bin:/bin` };
   const { path, from } = await findNats({ ...machine, env });
@@ -60,6 +65,34 @@ test('without either, Go builds it into the cache', async () => {
   expect(existsSync(path)).toBe(true);
   expect(from).toContain('built with Go');
   expect(said.join('\n')).toMatch(/Fetching https.*\nBuilding nats-server .*\.\.\.\nBuilding nats-server .*: done in/);
+});
+
+test('a Go that is too old is named, and no package is promised to help', async () => {
+  const go = program('bin/go', 'echo "go version go1.19.8 linux/amd64"');
+  await expect(findNats(machine)).rejects.toMatchObject({
+    message: expect.stringContaining(`the Go here (${go}, 1.19.8) can't build it: install 1.21 or newer`),
+    packages: [],
+  });
+});
+
+test('where a package helps, the command is named, and run only as root, once', async () => {
+  const thing = join(home, 'bin/thing');
+  const find = async () => {
+    if (!existsSync(thing)) throw new Missing('Thing is missing.', ['thing']);
+    return thing;
+  };
+  await expect(withRemedy(find, machine)).rejects.toThrow(/^Thing is missing\.$/);
+  const log = join(home, 'apt.log');
+  program('bin/apt-get', `echo "$@" >> ${log}; [ "$1" = install ] && [ -n "$WORKS" ] && echo > ${thing}; exit 0`);
+  await expect(withRemedy(find, machine)).rejects.toThrow(
+    'Thing is missing. This helps: sudo apt-get install -y thing',
+  );
+  expect(existsSync(log)).toBe(false);
+  const root = { ...machine, root: true };
+  await expect(withRemedy(find, root)).rejects.toThrow(/^Thing is missing\.$/);
+  expect(readFileSync(log, 'utf8')).toBe('update -qq\ninstall -y -qq thing\n');
+  expect(await withRemedy(find, { ...root, env: { ...machine.env, WORKS: '1' } })).toBe(thing);
+  expect(said).toContain('Thing is missing. Installing it: apt-get install -y thing');
 });
 
 test('a released archive is kept only when it is the one that was released', async () => {

@@ -27,6 +27,8 @@ const release = {
 } as const;
 /** The oldest version that is taken from PATH: the log needs its direct gets and per-message times to live. */
 const oldestVersion = [2, 12];
+/** The oldest Go that fetches by itself the newer one that nats-server asks for. */
+const oldestGo = [1, 21];
 /** Where Go puts itself when it isn't on PATH. */
 const goFolders = ['/usr/local/go/bin', '/usr/lib/go/bin', '/opt/homebrew/bin', '/snap/bin'];
 
@@ -70,10 +72,15 @@ export async function findNats(machine: Machine): Promise<NatsProgram> {
   } else tried.push(`no release for ${system} is known here`);
 
   const go = findProgram('go', machine, goFolders);
-  if (go === undefined)
-    throw new Missing(`nats-server is missing: ${tried.join(', ')}, and there is no Go to build it with.`, [
-      'golang-go',
-    ]);
+  const missing = `nats-server is missing: ${tried.join(', ')}`;
+  if (go === undefined) throw new Missing(`${missing}, and there is no Go to build it with.`, ['golang-go']);
+  const goVersion = await versionOf(go, 'version');
+  if (goVersion === undefined || !isAtLeast(goVersion, oldestGo))
+    throw new Missing(
+      `${missing}, and the Go here (${go}, ${goVersion?.join('.') ?? 'of unknown version'}) can't build it: ` +
+        `install ${oldestGo.join('.')} or newer from https://go.dev/dl, or name a running server with --nats-url.`,
+      [],
+    );
   const fresh = `${cached}.${process.pid}`;
   mkdirSync(fresh, { recursive: true });
   try {

@@ -14,6 +14,8 @@ import { Child, describeExit } from '#local/child.ts';
 export type Machine = {
   env: Readonly<Record<string, string | undefined>>;
   home: string;
+  /** Whether this process may install packages. */
+  root: boolean;
   /** Says something to the user, in one line. */
   report: (line: string) => void;
   /** Fetches from elsewhere; absent means `fetch`. */
@@ -25,6 +27,7 @@ export type Machine = {
 export const thisMachine = (report: Machine['report'] = () => {}, signal?: AbortSignal): Machine => ({
   env: process.env,
   home: homedir(),
+  root: process.getuid?.() === 0,
   report,
   signal,
 });
@@ -34,7 +37,7 @@ export class Missing extends Error {
   override name = 'Missing';
   /** What the program ends with. */
   readonly exitCode = 2;
-  /** The packages of Debian and Ubuntu that would bring it. */
+  /** The packages of Debian and Ubuntu that would bring it; none where they are too old. */
   readonly packages: readonly string[];
 
   constructor(message: string, packages: readonly string[]) {
@@ -104,6 +107,33 @@ export async function longStep(
   } finally {
     clearInterval(timer);
     machine.signal?.removeEventListener('abort', stop);
+  }
+}
+
+/**
+ * Finds something. As root on Debian or Ubuntu the packages that are missing for it are installed, after saying so;
+ * for other users the message names the command.
+ * @throws Missing
+ */
+export async function withRemedy<T>(
+  find: () => Promise<T>,
+  machine: Machine,
+  installed: readonly string[] = [],
+): Promise<T> {
+  try {
+    return await find();
+  } catch (error) {
+    const apt = findProgram('apt-get', machine);
+    if (!(error instanceof Missing) || apt === undefined) throw error;
+    const packages = error.packages.filter((name) => !installed.includes(name));
+    if (packages.length === 0) throw error;
+    const command = `apt-get install -y ${packages.join(' ')}`;
+    if (!machine.root) throw new Missing(`${error.message} This helps: sudo ${command}`, packages);
+    machine.report(`${error.message} Installing it: ${command}`);
+    const quiet = { env: { DEBIAN_FRONTEND: 'noninteractive' } };
+    await longStep('Reading the list of packages', [apt, 'update', '-qq'], machine, quiet);
+    await longStep(`Installing ${packages.join(', ')}`, [apt, 'install', '-y', '-qq', ...packages], machine, quiet);
+    return await withRemedy(find, machine, [...installed, ...packages]);
   }
 }
 

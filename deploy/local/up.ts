@@ -5,7 +5,7 @@ import { build, built } from '#build.ts';
 import { type Credentials, credentials, FolderLock, LaunchError } from '#local/folder.ts';
 import { guardPid } from '#local/guard.ts';
 import { findNats, natsInfo, natsService } from '#local/nats.ts';
-import { cacheFolder, findProgram, longStep, type Machine, Missing } from '#local/obtain.ts';
+import { cacheFolder, type Machine, withRemedy } from '#local/obtain.ts';
 import { accepts, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
 import { findQuestdb, questdbService } from '#local/questdb.ts';
@@ -261,28 +261,4 @@ async function checkPorts({ nats, questdb, http, grpc }: UpSettings): Promise<vo
 function parsed(url: string, flag: string): URL {
   if (!URL.canParse(url)) throw new LaunchError(`"${url}" (--${flag}) is no address.`);
   return new URL(url);
-}
-
-/** As root on Debian or Ubuntu, what is missing is installed, after saying so; elsewhere the message names the command. */
-async function withRemedy<T>(find: () => Promise<T>, machine: Machine): Promise<T> {
-  try {
-    return await find();
-  } catch (error) {
-    if (!(error instanceof Missing)) throw error;
-    const apt = findProgram('apt-get', machine);
-    const command = `apt-get install -y ${error.packages.join(' ')}`;
-    if (apt === undefined) throw error;
-    if (process.getuid?.() !== 0)
-      throw new LaunchError(`${error.message} This helps: sudo ${command}`, { cause: error });
-    machine.report(`${error.message} Installing it: ${command}`);
-    const quiet = { env: { DEBIAN_FRONTEND: 'noninteractive' } };
-    await longStep('Reading the list of packages', [apt, 'update', '-qq'], machine, quiet);
-    await longStep(
-      `Installing ${error.packages.join(', ')}`,
-      [apt, 'install', '-y', '-qq', ...error.packages],
-      machine,
-      quiet,
-    );
-    return await find();
-  }
 }
