@@ -181,7 +181,7 @@ async function fillStore(questdb: Questdb, telemetry: Telemetry): Promise<void> 
   // Minutes of ten days ago, of 12 rows each, the second with half of them.
   const ago = begin - 60 * day;
   await run(
-    `INSERT INTO cpu_1m (ts, tenant, host, core, sample_count, used_percent_avg, used_percent_min, used_percent_max) VALUES (cast(${ago}000 as timestamp), 'default', 'web-1', 'total', 12, 10, 0, 20), (cast(${ago + minute}000 as timestamp), 'default', 'web-1', 'total', 6, 40, 30, 50)`,
+    `INSERT INTO cpu_1m (ts, tenant, host, core, sample_count, used_percent_avg, used_percent_min, used_percent_max, used_percent_count) VALUES (cast(${ago}000 as timestamp), 'default', 'web-1', 'total', 12, 10, 0, 20, 12), (cast(${ago + minute}000 as timestamp), 'default', 'web-1', 'total', 6, 40, 30, 50, 6)`,
   );
   await applied(questdb);
   const [minutes] = rollups;

@@ -29,7 +29,7 @@ export type Rollup = (typeof rollups)[number];
 /** What a roll-up can answer: it has no order within a step and no distribution. */
 export const rollupAggregations: readonly string[] = ['avg', 'min', 'max', 'sum'];
 
-/** One row per step and entity: ts, host, key labels, then one value per field. Steps begin at multiples of their width since 1970. */
+/** One row per step and entity, in no order: begin of the step, host, key labels, then one value per field. Steps begin at multiples of their width since 1970. */
 export function stepsOfRows(
   selection: Selection,
   fields: readonly Field[],
@@ -44,7 +44,7 @@ export function stepsOfRows(
   return sampled(selection, quote(selection.table.name), values, stepMs, limit);
 }
 
-/** As `stepsOfRows`, from a roll-up: its averages are weighted by the rows that they stand for. */
+/** As `stepsOfRows`, from a roll-up: its averages are weighted by the values that they stand for. */
 export function stepsOfRollup(
   selection: Selection,
   fields: readonly Field[],
@@ -54,10 +54,10 @@ export function stepsOfRollup(
   limit: number,
 ): Statement {
   const values = fields.map(({ name }) => {
-    const average = quote(`${name}_avg`);
-    const sum = `sum(${average} * sample_count)`;
+    const count = quote(`${name}_count`);
+    const sum = `sum(${quote(`${name}_avg`)} * ${count})`;
     if (aggregation === 'sum') return sum;
-    if (aggregation === 'avg') return `${sum} / sum(CASE WHEN ${average} IS NULL THEN 0 ELSE sample_count END)`;
+    if (aggregation === 'avg') return `${sum} / sum(${count})`;
     return `${aggregation}(${quote(`${name}_${aggregation}`)})`;
   });
   return sampled(selection, quote(`${selection.table.name}_${rollup.suffix}`), values, stepMs, limit);
@@ -112,12 +112,11 @@ export function newestRows(
 
 function sampled(selection: Selection, from: string, columns: string[], stepMs: number, limit: number): Statement {
   const { where, values } = conditions(selection);
-  return {
-    text:
-      `SELECT ${[...entity(selection.table), ...columns.map((column, index) => `${column} AS v${index}`)].join(', ')}` +
-      ` FROM ${from} WHERE ${where} SAMPLE BY ${stride(stepMs)} ALIGN TO CALENDAR LIMIT ${whole(limit)}`,
-    values,
-  };
+  const [ts, ...names] = entity(selection.table);
+  const step = `timestamp_floor('${stride(stepMs)}', ${ts}) AS step`;
+  const list = [step, ...names, ...columns.map((column, index) => `${column} AS v${index}`)];
+  // Not SAMPLE BY, which does the same in order: with a LIMIT it sorts by insertion, 50 times as slow at 3,600 steps.
+  return { text: `SELECT ${list.join(', ')} FROM ${from} WHERE ${where} LIMIT ${whole(limit)}`, values };
 }
 
 function entity(table: Table): string[] {

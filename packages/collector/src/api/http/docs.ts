@@ -33,7 +33,11 @@ export async function docs(app: App, version: string): Promise<void> {
     routePrefix: '/docs',
     staticCSP: docsPolicy,
     uiConfig: { docExpansion: 'list', deepLinking: true, tryItOutEnabled: true, validatorUrl: null },
-    theme: { title: 'Fleetreel: HTTP API' },
+    // The bar on top only asks for the address of another document.
+    theme: {
+      title: 'Fleetreel: HTTP API',
+      css: [{ filename: 'fleetreel.css', content: '.swagger-ui .topbar{display:none}' }],
+    },
   });
   app.get('/docs/errors', { schema: { hide: true } }, (_, reply) =>
     reply.type('text/html; charset=utf-8').send(errorPage),
