@@ -104,6 +104,7 @@ test('the console names the failing sources and their reasons', async () => {
   await page.getByRole('button', { name: /^Sources/ }).click();
   await reasonOf('memory').getByText(`${proc}/meminfo does not exist here`).waitFor();
   await reasonOf('disk_io').getByText(`${proc}/diskstats may not be read`).waitFor();
+  await page.getByRole('row').filter({ hasText: mount }).getByText('does not answer').waitFor();
 });
 
 test('a mount that hangs for 30 s delays no tick', { timeout: 60 * second }, async () => {
