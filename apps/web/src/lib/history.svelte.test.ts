@@ -222,12 +222,30 @@ test('a step of which all frames were seen is not asked for again', async () => 
 test('steps before the first value are left out, and each frame is a point while they are few', async () => {
   const { answers, sources, asked } = collector();
   answers.push(() => series(at(0, 1, 2, 3), { total: [null, null, 3, null] }));
-  const history = new History({ ...request, intervalMs: 5_000 }, sources);
+  const history = new History({ ...request, intervalMs: () => 5_000 }, sources);
   const stop = history.run(live);
   await vi.advanceTimersByTimeAsync(0);
   expect(asked[0]).toMatchObject({ step: '5000ms' });
   expect(history.times).toEqual(at(2, 3));
   expect(column(history, 'total')).toEqual([3, null]);
+  stop();
+});
+
+test('an agent that samples more rarely than before is fetched anew in its steps', async () => {
+  const { answers, sources, say, asked } = collector();
+  answers.push(() => series(at(0, 1), { total: [1, 2] }));
+  answers.push(() => series([start], { total: [1.5] }, 4 * step));
+  const history = new History({ ...request, intervalMs: () => step }, sources);
+  const stop = history.run(live);
+  await vi.advanceTimersByTimeAsync(0);
+  say(start + 2 * step, { total: 3 });
+  say(start + 4 * step, { total: 4 }, 4 * step);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(asked[1]).toMatchObject({ from: '-900000ms', step: '20000ms' });
+  expect(history.stepMs).toBe(4 * step);
+  say(start + 8 * step, { total: 5 }, 4 * step);
+  expect(asked).toHaveLength(2);
+  expect(column(history, 'total')).toEqual([1.5, 4, 5]);
   stop();
 });
 

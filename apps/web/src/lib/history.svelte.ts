@@ -22,8 +22,8 @@ export type Request = {
   hosts: readonly string[];
   /** Only rows with one of these values of a label. */
   labels: Readonly<Record<string, readonly string[]>>;
-  /** The sampling interval of the host, where it is known. */
-  intervalMs?: number | null;
+  /** The sampling interval of the host, where it is known before a frame says it. */
+  intervalMs?: () => number | null;
   /** A duration, when it is not to be chosen by range and interval. */
   step?: string;
 };
@@ -75,6 +75,8 @@ export class History {
   #loaded = '';
   /** The scope whose live rows are shown while its history can't be had. */
   #bridged = '';
+  /** The sampling interval that the newest frame had. */
+  #intervalMs: number | null = null;
   /** The newest time with a value in what was fetched. */
   #filled: number | null = null;
   #pending: LiveRows[] | null = null;
@@ -207,8 +209,9 @@ export class History {
 
   /** Every frame a point while that is not too many; else what the collector thinks fit. */
   #step({ liveRange, from, to }: Scope): string {
-    const { step, intervalMs = null } = this.request;
+    const { step, intervalMs: known } = this.request;
     if (step) return step;
+    const intervalMs = this.#intervalMs ?? known?.() ?? null;
     const length = liveRange ?? to - from;
     const recent = liveRange !== null || this.#view.now - from < rawAge;
     return intervalMs !== null && recent && length / intervalMs <= framesMost ? `${intervalMs}ms` : 'auto';
@@ -226,6 +229,15 @@ export class History {
     if (this.#pending) {
       if (this.#pending.length >= pendingMost) this.#pending.shift();
       this.#pending.push(rows);
+      return;
+    }
+    const slower = this.#intervalMs !== null && rows.intervalMs > this.#intervalMs && rows.intervalMs > this.stepMs;
+    this.#intervalMs = rows.intervalMs;
+    if (slower && !this.request.step) {
+      // The agent samples more rarely now: steps as narrow as before would have a hole after each frame.
+      this.#loaded = '';
+      this.#pending = [rows];
+      void this.#load(run, 0);
       return;
     }
     const before = this.#newest.get(rows.host) ?? this.#filled;
