@@ -4,13 +4,14 @@ import { brotliCompress, constants, gzip, zstdCompress } from 'node:zlib';
 import type { App } from '#api/http/app.ts';
 
 const bytesMin = 1024;
-const brotliOptions = { params: { [constants.BROTLI_PARAM_QUALITY]: 4 } };
-
-/** In the order of preference. */
+/**
+ * In the order of preference, each at its fastest: an hour of two fields by seconds (181 kB) becomes 64 kB in 0.7 ms of CPU
+ * with zstd, 66 kB in 1.1 ms with brotli and 75 kB in 2.1 ms with gzip; higher levels cost two to four times that for nothing.
+ */
 const encodings = {
-  zstd: (text: string) => promisify(zstdCompress)(text),
-  br: (text: string) => promisify(brotliCompress)(text, brotliOptions),
-  gzip: (text: string) => promisify(gzip)(text),
+  zstd: (text: string) => promisify(zstdCompress)(text, { params: { [constants.ZSTD_c_compressionLevel]: 1 } }),
+  br: (text: string) => promisify(brotliCompress)(text, { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } }),
+  gzip: (text: string) => promisify(gzip)(text, { level: 1 }),
 };
 
 export function compress(app: App): void {
