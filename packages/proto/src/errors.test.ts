@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { ApiError, clip, errorReference, errors, grpcStatus, unknown } from '#errors.ts';
+import { ApiError, clip, errors, grpcStatus, unknown } from '#errors.ts';
 
 describe('the catalogue', () => {
   test.each(Object.entries(errors))('%s has a sentence, something to do and both statuses', (code, entry) => {
@@ -11,10 +11,6 @@ describe('the catalogue', () => {
     expect(entry.http >= 500).toBe(
       ['INTERNAL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED'].includes(entry.grpc) || code === 'busy',
     );
-  });
-
-  test('the reference page has a line for each', () => {
-    for (const code of Object.keys(errors)) expect(errorReference()).toContain(`| \`${code}\` |`);
   });
 });
 

@@ -320,25 +320,6 @@ export function unknown(
   });
 }
 
-/** The reference page of the errors, in Markdown. */
-export function errorReference(): string {
-  return [
-    '# Errors',
-    '',
-    'Over HTTP an error is a problem document (RFC 9457, `application/problem+json`) with the members `type`, `title`, `status`,',
-    '`detail`, `code` and, where they apply, `parameter` and `nearest`. Over gRPC it is the status with the same sentence as its message',
-    'and the code in the metadata `fleetreel-code`. Words in braces are filled in. A code is never reused.',
-    '',
-    '| code | HTTP | gRPC | what is wrong | what to do |',
-    '| --- | --- | --- | --- | --- |',
-    ...Object.entries<Entry>(errors).map(
-      ([code, { http, grpc, detail, action }]) =>
-        `| \`${code}\` | ${http} | ${grpc} | ${detail} | ${action === '{suggestion}' ? 'Use one that there is; the nearest is named.' : action} |`,
-    ),
-    '',
-  ].join('\n');
-}
-
 /** Names listed in a sentence at most. */
 const shownMax = 200;
 /** Characters of a bad value that an error repeats at most. */
