@@ -4,6 +4,10 @@ import { frameBytesMax } from '@fleetreel/proto';
 
 /** Messages pulled from the log at once: 15 us each in the client, and few enough to be held twice. */
 export const fetchMessagesMax = 1000;
+/** Messages pulled at once at least, however large they are. */
+export const fetchMessagesMin = 50;
+/** Bytes that a pull should bring at most: by the largest message of late, it asks for fewer. */
+export const fetchBytesTarget = 48 * 1024 * 1024;
 /** Longest wait for a pull to fill, milliseconds: under light load it is the pause between two writes. */
 export const fetchMilliseconds = 1000;
 /** Messages delivered and not yet acknowledged, over all collectors of a store: eight that hold two pulls each. */
@@ -22,6 +26,8 @@ export const requestMilliseconds = 30_000;
 /** Shortest and longest pause before something that failed is tried again, milliseconds. */
 export const retryMilliseconds = { min: 250, max: 10_000 } as const;
 
+/** Rows of one frame: many times what a large host has, and few enough that they fit into one write. */
+export const rowsPerFrameMax = 20_000;
 /** How far a frame's time may be ahead of this clock, milliseconds: beyond, the host's clock is wrong. */
 export const futureMilliseconds = 10 * 60_000;
 /** Characters of a label; a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
@@ -29,13 +35,15 @@ export const labelCharactersMax = 1024;
 /** Bytes of row beginnings kept for hosts that were seen before; when full it begins anew. */
 export const prefixCacheBytesMax = 64 * 1024 * 1024;
 
+/** How long after its end a step is rolled up, milliseconds: by then the frames of live hosts are in. */
+export const rollupGraceMilliseconds = 15_000;
 /** How often rows are rolled up, milliseconds. */
 export const rollupMilliseconds = 60_000;
-/** How far back a starting collector rolls up again, milliseconds: what was left when the last one stopped. */
+/** How far before the newest roll-up a starting collector begins, milliseconds: late rows of the one before it. */
 export const rollupRecentMilliseconds = 2 * 3_600_000;
 /** Steps of one roll-up statement: an hour of minutes or two days of hours, so that none takes the store long. */
 export const rollupStepsMax = { '1m': 60, '1h': 48 } as const;
-/** Ranges that wait to be rolled up, per table; beyond, the nearest two become one. */
+/** Ranges of a table that wait to be rolled up; beyond, the nearest two become one. */
 export const rollupRangesMax = 64;
 
 /** How often the log's bounds are compared with what is stored, milliseconds. */
@@ -48,8 +56,8 @@ export const stopMilliseconds = 10_000;
 export const answerMilliseconds = 5000;
 
 assert(
-  requestBytesMax > 8 * frameBytesMax,
-  'a frame of the greatest size fits into a request, whatever it becomes as rows',
+  fetchMessagesMin * frameBytesMax <= 1.1 * fetchBytesTarget,
+  'fetched messages of any size are within the target',
 );
 assert(ackPendingMax >= 2 * fetchMessagesMax, 'one collector may hold a batch and fetch the next');
 assert(

@@ -58,9 +58,10 @@ async function run(settings: Settings): Promise<number> {
   const { signal } = stopping;
   try {
     const log = await openLog(settings.nats.url, telemetry, clock, signal);
-    closing.push(() => Promise.race([log.connection.close(), clock.sleep(1000)]));
+    closing.push(() => drained(log));
     const bounds = { age_ms: milliseconds(settings.log.age), bytes: settings.log.bytes };
-    await until(() => keepLog(log, bounds, settings.store, telemetry), 'ingest', telemetry, signal);
+    const keep = () => keepLog(log, bounds, settings.store, telemetry);
+    await until(keep, 'ingest', telemetry, signal);
     const registry = await Registry.open(log, clock);
     closing.push(() => registry.close());
     const newest = await Newest.open(log, clock);
@@ -75,18 +76,20 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => hub.close());
     faces.open({ query, hub });
 
-    await until(() => keepTables(settings.questdb, days, telemetry), 'questdb', telemetry, signal);
+    const tables = () => keepTables(settings.questdb, days, telemetry);
+    await until(tables, 'questdb', telemetry, signal);
     telemetry.usable('questdb');
-    const writer = new Writer(settings.questdb, telemetry);
+    const writer = new Writer(settings.questdb, tables, telemetry);
     closing.push(() => writer.close());
     const rollups = new Rollups(settings.questdb, telemetry, clock);
     const ingest = new Ingest({
       log,
       store: settings.store,
+      keepLog: keep,
       rawMilliseconds: days * day,
       writer,
       registry,
-      written: (from, to) => rollups.written(from, to),
+      written: (times) => rollups.written(times),
       telemetry,
       clock,
     });
@@ -103,6 +106,17 @@ async function run(settings: Settings): Promise<number> {
   }
   telemetry.stopped();
   return 0;
+}
+
+/** Ends the connection once everything was sent, or after a second: NATS may be away. */
+async function drained({ connection }: Log): Promise<void> {
+  const late = new AbortController();
+  try {
+    await Promise.race([connection.drain(), clock.sleep(1000, late.signal)]);
+  } finally {
+    late.abort();
+    await connection.close();
+  }
 }
 
 /** Tries a step until it succeeds. @throws StatementError when the store says that it never will */

@@ -1,10 +1,21 @@
 // The way of every message from the log into the store: fetch, decode, write, acknowledge. One loop.
-import { decodeHostDescription, decodeHostRefusal, FrameError, parseSubject, scanFrame } from '@fleetreel/proto';
+import {
+  decodeHostDescription,
+  decodeHostRefusal,
+  FrameError,
+  type Kind,
+  namePattern,
+  parseSubject,
+  token,
+} from '@fleetreel/proto';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Clock } from '#clock.ts';
+import { decode } from '#ingest/decode.ts';
 import {
   ackConfirmMilliseconds,
+  fetchBytesTarget,
   fetchMessagesMax,
+  fetchMessagesMin,
   fetchMilliseconds,
   futureMilliseconds,
   retryMilliseconds,
@@ -14,179 +25,256 @@ import type { Log } from '#log/connect.ts';
 import { publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { consumerName, streamName } from '#log/stream.ts';
-import { RowBuffer, type Writer } from '#store/writer.ts';
+import { PrefixCache, Rows } from '#store/rows.ts';
+import type { Writer } from '#store/writer.ts';
 import { type DeadReason, sentence, type Telemetry } from '#telemetry.ts';
 
 export type IngestParts = {
   log: Log;
   store: string;
+  /** Makes stream and consumer as they should be: tried when the log can't be read. */
+  keepLog: () => Promise<void>;
   /** Frames older than this are put aside: the store would drop them without a word. */
   rawMilliseconds: number;
   writer: Writer;
   registry: Registry;
-  /** Told of every time range that was written, UTC in milliseconds. */
-  written: (from: number, to: number) => void;
+  /** Told of every time at which rows were written, UTC in milliseconds. */
+  written: (times: readonly number[]) => void;
   telemetry: Telemetry;
   clock: Clock;
+};
+
+const nameRule = new RegExp(namePattern);
+
+/** What one fetch brought, sorted. */
+type Batch = {
+  rows: Rows;
+  /** The messages of the frames in `rows`, by place, and the frames' times in microseconds. */
+  frames: JsMsg[];
+  times_us: number[];
+  /** Host descriptions and refusals: the message, and the way into the registry. */
+  notes: { message: JsMsg; note: () => Promise<void> }[];
+  dead: Dead[];
 };
 
 /** A message that will never be stored, and why. */
 type Dead = { message: JsMsg; kind: DeadReason; reason: string };
 
-/** What one fetch brought, sorted. */
-type Batch = {
-  /** The messages of the frames in the row buffer, by place. */
-  frames: JsMsg[];
-  /** Messages that are done once the batch is: host descriptions and refusals. */
-  others: JsMsg[];
-  dead: Dead[];
-  oldest_us: number;
-  newest_us: number;
-};
-
 /** Reads the log into the store until it is stopped. */
 export class Ingest {
   readonly #parts: IngestParts;
-  readonly #rows: RowBuffer;
+  /** Two buffers: while one is written, the next is filled. */
+  readonly #buffers: [Rows, Rows];
+  /** Messages that are delivered and not acknowledged yet. */
+  readonly #held = new Set<JsMsg>();
+  #largestBytes = fetchBytesTarget / fetchMessagesMin;
 
   constructor(parts: IngestParts) {
     this.#parts = parts;
-    this.#rows = new RowBuffer(parts.telemetry);
+    const prefixes = new PrefixCache(() => parts.telemetry.labelShortened());
+    this.#buffers = [new Rows(prefixes), new Rows(prefixes)];
   }
 
-  /** Runs until the signal; a batch that was fetched is finished as long as `abandon` allows. */
+  /** Runs until the signal; what was fetched is finished as long as `abandon` allows. */
   async run(signal: AbortSignal, abandon: AbortSignal): Promise<void> {
-    const { log, store, telemetry, clock } = this.#parts;
+    const { telemetry, clock, keepLog } = this.#parts;
+    const working = setInterval(() => this.#reportWorking(), workingMilliseconds);
     let consumer: Consumer | undefined;
+    let storing = Promise.resolve();
+    let [filled, free] = this.#buffers;
     let pause_ms: number = retryMilliseconds.min;
     while (!signal.aborted) {
       try {
-        consumer ??= await log.jetstream.consumers.get(streamName, consumerName(store));
-        const messages = await this.#fetch(consumer);
+        consumer ??= await this.#consumer();
+        const batch = await this.#fetch(consumer, free);
         telemetry.usable('ingest');
-        if (messages.length > 0) await this.#store(messages, abandon);
         pause_ms = retryMilliseconds.min;
+        // At most one batch waits for the store while it writes another: then nothing more is pulled.
+        await storing;
+        storing = this.#store(batch, abandon);
+        [filled, free] = [free, filled];
       } catch (cause) {
-        if (abandon.aborted) return;
         telemetry.ingestFailed(cause);
         consumer = undefined;
         await clock.sleep(pause_ms, signal).catch(() => undefined);
         pause_ms = Math.min(pause_ms * 2, retryMilliseconds.max);
+        // Somebody may have removed the consumer or the whole stream.
+        if (!signal.aborted) await keepLog().catch(() => undefined);
       }
     }
+    await storing;
+    clearInterval(working);
   }
 
-  async #fetch(consumer: Consumer): Promise<JsMsg[]> {
-    const messages: JsMsg[] = [];
-    const batch = await consumer.fetch({ max_messages: fetchMessagesMax, expires: fetchMilliseconds });
-    for await (const message of batch) messages.push(message);
-    this.#parts.telemetry.pending(messages.at(-1)?.info.pending ?? 0);
-    return messages;
+  async #consumer(): Promise<Consumer> {
+    const { log, store } = this.#parts;
+    return await log.jetstream.consumers.get(streamName, consumerName(store));
   }
 
-  async #store(messages: readonly JsMsg[], abandon: AbortSignal): Promise<void> {
-    const { telemetry, clock, written } = this.#parts;
-    this.#rows.clear();
-    const batch: Batch = { frames: [], others: [], dead: [], oldest_us: Number.POSITIVE_INFINITY, newest_us: 0 };
-    for (const message of messages) await this.#take(message, batch);
-    if (batch.frames.length > 0) {
-      const begin_ms = clock.monotonic_ms();
-      const refused = await this.#write(messages, abandon);
-      for (const [place, reason] of refused)
-        batch.dead.push({ message: batch.frames[place] as JsMsg, kind: 'refused', reason });
-      telemetry.stored(
-        batch.frames.length - refused.size,
-        this.#rows.rows,
-        this.#rows.length,
-        (clock.monotonic_ms() - begin_ms) / 1000,
-      );
-      telemetry.lag((clock.now_us() - batch.oldest_us) / 1e6);
-      written(batch.oldest_us / 1000, batch.newest_us / 1000);
+  async #fetch(consumer: Consumer, rows: Rows): Promise<Batch> {
+    rows.clear();
+    const batch: Batch = { rows, frames: [], times_us: [], notes: [], dead: [] };
+    const fitting = Math.floor(fetchBytesTarget / this.#largestBytes);
+    const messages = await consumer.fetch({
+      max_messages: Math.min(Math.max(fitting, fetchMessagesMin), fetchMessagesMax),
+      expires: fetchMilliseconds,
+    });
+    let largest = 0;
+    for await (const message of messages) {
+      this.#held.add(message);
+      largest = Math.max(largest, message.data.length);
+      this.#sort(message, batch);
     }
-    await this.#acknowledge(batch);
+    // Grows at once, shrinks slowly: hosts of different sizes take turns.
+    if (largest > 0) this.#largestBytes = Math.max(largest, this.#largestBytes * 0.9);
+    return batch;
   }
 
   /** Puts a message where it belongs: rows, the registry, or the dead letters. */
-  async #take(message: JsMsg, batch: Batch): Promise<void> {
-    const { registry, telemetry, clock, rawMilliseconds } = this.#parts;
-    const address = parseSubject(message.subject);
-    if (!address) {
-      batch.dead.push({ message, kind: 'unnamed', reason: `the subject ${message.subject} names no host` });
+  #sort(message: JsMsg, batch: Batch): void {
+    const { telemetry } = this.#parts;
+    const { subject, data } = message;
+    const bury = (kind: DeadReason, reason: string) => batch.dead.push({ message, kind, reason });
+    const address = parseSubject(subject);
+    if (!address || !nameRule.test(address.host) || !nameRule.test(address.tenant)) {
+      bury('unnamed', `the subject ${subject} has no tenant and host that can be names`);
       return;
     }
+    const { tenant, host, kind } = address;
     try {
-      if (address.kind === 'host') await registry.describe(address.tenant, decodeHostDescription(message.data));
-      else if (address.kind === 'refusal') await registry.refuse(address.tenant, decodeHostRefusal(message.data));
-      if (address.kind !== 'frame') {
-        batch.others.push(message);
+      if (kind === 'frame') {
+        const frame = decode(data);
+        const late = this.#outOfTime(frame.time_us);
+        if (late) {
+          bury(...late);
+          return;
+        }
+        if (frame.unknownFields > 0) telemetry.unknownFields(frame.unknownFields);
+        batch.rows.add({ ...frame, tenant, host });
+        batch.frames.push(message);
+        batch.times_us.push(frame.time_us);
         return;
       }
-      const frame = scanFrame(message.data);
-      const ahead_ms = (frame.time_us - clock.now_us()) / 1000;
-      if (ahead_ms > futureMilliseconds || -ahead_ms > rawMilliseconds) {
-        batch.dead.push({
-          message,
-          kind: ahead_ms > 0 ? 'future' : 'expired',
-          reason: `the frame's time ${new Date(frame.time_us / 1000).toISOString()} is ${ahead_ms > 0 ? 'in the future: the host has a wrong clock' : 'older than what the store keeps'}`,
-        });
-        return;
-      }
-      if (frame.unknownFields > 0) telemetry.unknownFields(frame.unknownFields);
-      this.#rows.add(address.tenant, address.host, { ...frame, size_bytes: message.data.length });
-      batch.frames.push(message);
-      batch.oldest_us = Math.min(batch.oldest_us, frame.time_us);
-      batch.newest_us = Math.max(batch.newest_us, frame.time_us);
+      const [said, note] = this.#notice(kind, tenant, data);
+      if (!nameRule.test(said) || token('host', said) !== host)
+        bury('unnamed', `it is about the host "${said}", but came as ${subject}`);
+      else batch.notes.push({ message, note });
     } catch (cause) {
       if (!(cause instanceof FrameError)) throw cause;
-      batch.dead.push({ message, kind: 'undecodable', reason: cause.message });
+      bury('undecodable', cause.message);
     }
   }
 
-  /** Writes until the store has it; while it does not answer, the log is told that the messages are in work. */
-  async #write(messages: readonly JsMsg[], abandon: AbortSignal): Promise<Map<number, string>> {
-    const { writer, telemetry, clock } = this.#parts;
-    const working = setInterval(() => {
-      for (const message of messages) message.working();
-    }, workingMilliseconds);
+  /** What a host's description or refusal is about, and the way to note it. */
+  #notice(kind: Kind, tenant: string, data: Uint8Array): [host: string, note: () => Promise<void>] {
+    const { registry } = this.#parts;
+    if (kind === 'host') {
+      const description = decodeHostDescription(data);
+      return [description.host, () => registry.describe(tenant, description)];
+    }
+    const refusal = decodeHostRefusal(data);
+    return [refusal.host, () => registry.refuse(tenant, refusal)];
+  }
+
+  /** Why a frame of this time is not taken; undefined when it is. */
+  #outOfTime(time_us: number): [DeadReason, string] | undefined {
+    const { clock, rawMilliseconds } = this.#parts;
+    const ahead_ms = (time_us - clock.now_us()) / 1000;
+    const early = ahead_ms > futureMilliseconds;
+    if (!early && -ahead_ms <= rawMilliseconds) return undefined;
+    const minutes = `${Math.round(Math.abs(ahead_ms) / 60_000)} minutes`;
+    return early
+      ? ['future', `the frame's time is ${minutes} in the future: the host's clock is wrong`]
+      : ['expired', `the frame's time is ${minutes} in the past: older than the store keeps rows`];
+  }
+
+  /** Writes a batch and acknowledges it. What fails is left to the log, which delivers it again. */
+  async #store(batch: Batch, abandon: AbortSignal): Promise<void> {
+    const { telemetry } = this.#parts;
+    const others = [...batch.notes, ...batch.dead].map(({ message }) => message);
     try {
-      for (let pause_ms: number = retryMilliseconds.min; ; pause_ms = Math.min(pause_ms * 2, retryMilliseconds.max)) {
-        abandon.throwIfAborted();
-        try {
-          const refused = await writer.sendAll(this.#rows);
-          telemetry.usable('questdb');
-          return refused;
-        } catch (cause) {
-          telemetry.storeFailed(sentence(cause));
-        }
-        await clock.sleep(pause_ms, abandon);
-      }
+      const refused = await this.#write(batch, abandon);
+      for (const [place, reason] of refused)
+        batch.dead.push({ message: batch.frames[place] as JsMsg, kind: 'refused', reason });
+      await Promise.all([
+        this.#acknowledge(batch.frames.filter((_, place) => !refused.has(place))),
+        ...batch.notes.map(({ message, note }) => this.#note(message, note)),
+        ...batch.dead.map((dead) => this.#bury(dead)),
+      ]);
+    } catch (cause) {
+      if (!abandon.aborted) telemetry.ingestFailed(cause);
+      // Given back, so that another collector has them at once.
+      else for (const message of [...batch.frames, ...others]) message.nak();
     } finally {
-      clearInterval(working);
+      for (const message of [...batch.frames, ...others]) this.#held.delete(message);
     }
   }
 
-  /** Acknowledges everything, and waits for the log to confirm the last one. */
-  async #acknowledge({ frames, others, dead }: Batch): Promise<void> {
+  /**
+   * Writes until the store has the frames; returns the places of those that it refused, with its reason.
+   * @throws when `abandon` is aborted
+   */
+  async #write({ rows, times_us }: Batch, abandon: AbortSignal): Promise<Map<number, string>> {
+    if (rows.frameCount === 0) return new Map();
+    const { writer, telemetry, clock, written } = this.#parts;
+    for (let pause_ms: number = retryMilliseconds.min; ; pause_ms = Math.min(pause_ms * 2, retryMilliseconds.max)) {
+      abandon.throwIfAborted();
+      try {
+        const begin_ms = clock.monotonic_ms();
+        const refused = await writer.send(rows);
+        const seconds = (clock.monotonic_ms() - begin_ms) / 1000;
+        telemetry.usable('questdb');
+        telemetry.stored(rows.frameCount - refused.size, rows.rowCount, rows.byteLength, seconds);
+        telemetry.lag((clock.now_us() - times_us.reduce((a, b) => Math.min(a, b))) / 1e6);
+        written(times_us.map((time_us) => time_us / 1000));
+        return refused;
+      } catch (cause) {
+        telemetry.storeFailed(sentence(cause));
+      }
+      await clock.sleep(pause_ms, abandon);
+    }
+  }
+
+  /** Acknowledges each, and waits for the log to confirm the last, and with it those before. */
+  async #acknowledge(messages: readonly JsMsg[]): Promise<void> {
+    const last = messages.at(-1);
+    for (const message of messages) if (message !== last) message.ack();
+    if (last && !(await last.ackAck({ timeout: ackConfirmMilliseconds })))
+      throw new Error('the log did not confirm an acknowledgement; it delivers those messages again');
+  }
+
+  async #note(message: JsMsg, note: () => Promise<void>): Promise<void> {
+    try {
+      await note();
+      message.ack();
+    } catch (cause) {
+      this.#parts.telemetry.ingestFailed(cause);
+      message.nak(retryMilliseconds.max);
+    }
+  }
+
+  async #bury({ message, kind, reason }: Dead): Promise<void> {
     const { log, telemetry } = this.#parts;
-    const lost = new Set<JsMsg>();
-    for (const { message, kind, reason } of dead) {
-      const address = parseSubject(message.subject);
+    const [, , tenant = '', , host = ''] = message.subject.split('.');
+    try {
       await publishDeadLetter(log, {
-        tenant: address?.tenant ?? 'unknown',
-        host: address?.host ?? 'unknown',
+        tenant,
+        host,
         subject: message.subject,
         sequence: message.seq,
         reason,
         bytes: message.data,
       });
-      telemetry.deadLetter(kind, message.subject, reason);
       message.term(reason);
-      lost.add(message);
+      telemetry.deadLetter(kind, message.subject, reason);
+    } catch (cause) {
+      telemetry.ingestFailed(cause);
+      message.nak(retryMilliseconds.max);
     }
-    const done = [...others, ...frames].filter((message) => !lost.has(message));
-    const last = done.pop();
-    for (const message of done) message.ack();
-    if (last && !(await last.ackAck({ timeout: ackConfirmMilliseconds })))
-      throw new Error('the log did not confirm an acknowledgement; it sends those messages again');
+  }
+
+  #reportWorking(): void {
+    // While the connection is away this says nothing, and the messages come again.
+    if (!this.#parts.log.connection.isClosed()) for (const message of this.#held) message.working();
   }
 }

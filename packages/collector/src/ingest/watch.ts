@@ -14,9 +14,9 @@ export async function watchBounds(
   signal: AbortSignal,
 ): Promise<void> {
   let counted = 0;
+  /** How many messages of this store were in the log and not stored at the look before. */
+  let unstored = Number.POSITIVE_INFINITY;
   while (!signal.aborted) {
-    await clock.sleep(watchMilliseconds, signal).catch(() => undefined);
-    if (signal.aborted) return;
     try {
       const { ack_floor, num_pending, num_ack_pending } = await log.manager.consumers.info(
         streamName,
@@ -24,14 +24,16 @@ export async function watchBounds(
       );
       const { state } = await log.manager.streams.info(streamName);
       telemetry.pending(num_pending + num_ack_pending);
-      // Every message between the two was removed before it was stored. Sequences are never used again.
-      const lost = state.first_seq - 1 - Math.max(ack_floor.stream_seq, counted);
-      if (lost > 0) {
-        telemetry.overtaken(lost);
-        counted = state.first_seq - 1;
-      }
+      // The log is shared with messages that no store wants, such as dead letters: of what was removed, no more than what
+      // waited was lost. Sequences are never used again.
+      const removed = state.first_seq - 1 - Math.max(ack_floor.stream_seq, counted);
+      const lost = Math.min(removed, unstored);
+      if (lost > 0) telemetry.overtaken(lost);
+      counted = Math.max(counted, state.first_seq - 1);
+      unstored = num_pending + num_ack_pending;
     } catch (cause) {
       telemetry.log.debug({ reason: sentence(cause) }, 'the bounds of the log could not be read');
     }
+    await clock.sleep(watchMilliseconds, signal).catch(() => undefined);
   }
 }

@@ -8,6 +8,9 @@ export type AdminSettings = { http_url: string; user: string; password: string }
 export const authorization = ({ user, password }: AdminSettings): string =>
   `Basic ${Buffer.from(`${user}:${password}`).toString('base64')}`;
 
+/** A cell of an answer: timestamps are RFC 3339. */
+export type Value = string | number | boolean | null;
+
 /** The store answered that a statement can't be carried out. */
 export class StatementError extends Error {
   override name = 'StatementError';
@@ -21,7 +24,7 @@ export async function execute(
   settings: AdminSettings,
   statement: string,
   timeout_ms = answerMilliseconds,
-): Promise<unknown[][]> {
+): Promise<Value[][]> {
   const url = new URL('/exec', settings.http_url);
   url.searchParams.set('query', statement);
   const { statusCode, body } = await request(url, {
@@ -38,9 +41,9 @@ export async function execute(
   return answer.dataset ?? [];
 }
 
-function parse(text: string): { error?: string; dataset?: unknown[][] } {
+function parse(text: string): { error?: string; dataset?: Value[][] } {
   try {
-    return JSON.parse(text) as { error?: string; dataset?: unknown[][] };
+    return JSON.parse(text) as { error?: string; dataset?: Value[][] };
   } catch {
     return { error: text.slice(0, 200) };
   }

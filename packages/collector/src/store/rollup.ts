@@ -1,9 +1,15 @@
-// Roll-ups: own tables by minute and by hour, filled again for every range that was written, however late.
+// Roll-ups: own tables by minute and by hour, filled when a step is over, and again for every step that late rows touched.
 import { catalog, type Table } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
-import { rollupMilliseconds, rollupRangesMax, rollupRecentMilliseconds, rollupStepsMax } from '#limits.ts';
-import { type AdminSettings, execute } from '#store/admin.ts';
-import { rollupAggregates } from '#store/schema.ts';
+import {
+  rollupGraceMilliseconds,
+  rollupMilliseconds,
+  rollupRangesMax,
+  rollupRecentMilliseconds,
+  rollupStepsMax,
+} from '#limits.ts';
+import { type AdminSettings, execute, StatementError } from '#store/admin.ts';
+import { frameTable, rollupAggregates } from '#store/schema.ts';
 import { type Rollup, rollups } from '#store/sql.ts';
 import type { Telemetry } from '#telemetry.ts';
 
@@ -19,10 +25,14 @@ export class Ranges {
     this.#most = most;
   }
 
+  get all(): readonly TimeRange[] {
+    return this.#ranges;
+  }
+
   add(range: TimeRange): void {
-    const all = [...this.#ranges, range].sort((a, b) => a.from - b.from);
+    if (this.#ranges.some(({ from, to }) => from <= range.from && range.to <= to)) return;
     const joined: TimeRange[] = [];
-    for (const { from, to } of all) {
+    for (const { from, to } of [...this.#ranges, range].sort((a, b) => a.from - b.from)) {
       const last = joined.at(-1);
       if (last && from <= last.to) last.to = Math.max(last.to, to);
       else joined.push({ from, to });
@@ -38,16 +48,14 @@ export class Ranges {
     this.#ranges = joined;
   }
 
-  /** Takes out everything, cut into whole steps of at most so many each. */
-  take(stepMs: number, stepsMax: number): TimeRange[] {
-    const pieces: TimeRange[] = [];
-    for (const { from, to } of this.#ranges) {
-      const end = Math.ceil(to / stepMs) * stepMs;
-      for (let start = Math.floor(from / stepMs) * stepMs; start < end; start += stepMs * stepsMax)
-        pieces.push({ from: start, to: Math.min(start + stepMs * stepsMax, end) });
-    }
-    this.#ranges = [];
-    return pieces;
+  /** Takes out the first range before a time, at most so long; undefined when there is none. */
+  take(before: number, longest: number): TimeRange | undefined {
+    const [first] = this.#ranges;
+    if (first === undefined || first.from >= before) return undefined;
+    const to = Math.min(first.to, before, first.from + longest);
+    if (to === first.to) this.#ranges.shift();
+    else this.#ranges[0] = { from: to, to: first.to };
+    return { from: first.from, to };
   }
 }
 
@@ -66,52 +74,96 @@ export function rollupStatement(table: Table, { suffix }: Rollup, { from, to }: 
   );
 }
 
-/** Fills the roll-ups once a minute for what was written since. */
+type Work = { table: Table; rollup: Rollup; pending: Ranges };
+
+/** Fills the roll-ups once a minute for what was written since. Each collector does it for what it wrote itself. */
 export class Rollups {
   readonly #settings: AdminSettings;
-  readonly #telemetry: Telemetry;
+  readonly #telemetry: Pick<Telemetry, 'rolledUp' | 'rollupFailed'>;
   readonly #clock: Clock;
-  readonly #pending = new Map(rollups.map((rollup) => [rollup, new Ranges(rollupRangesMax)]));
+  readonly #work: readonly Work[] = rollups.flatMap((rollup) =>
+    catalog.map((table) => ({ table, rollup, pending: new Ranges(rollupRangesMax) })),
+  );
 
-  constructor(settings: AdminSettings, telemetry: Telemetry, clock: Clock) {
+  constructor(settings: AdminSettings, telemetry: Pick<Telemetry, 'rolledUp' | 'rollupFailed'>, clock: Clock) {
     this.#settings = settings;
     this.#telemetry = telemetry;
     this.#clock = clock;
-    const now = clock.now_us() / 1000;
-    // What the collector before this one had written and not rolled up.
-    this.written(now - rollupRecentMilliseconds, now);
   }
 
-  /** Rows of this range were written. */
-  written(from: number, to: number): void {
-    for (const ranges of this.#pending.values()) ranges.add({ from, to: to + 1 });
-  }
-
-  async run(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await this.#clock.sleep(rollupMilliseconds, signal).catch(() => undefined);
-      if (!signal.aborted) await this.fill(signal);
+  /** Rows of these times were written: UTC, milliseconds since 1970. */
+  written(times: readonly number[]): void {
+    for (const rollup of rollups) {
+      const steps = new Set(times.map((time) => Math.floor(time / rollup.stepMs)));
+      for (const work of this.#work)
+        if (work.rollup === rollup)
+          for (const step of steps) work.pending.add({ from: step * rollup.stepMs, to: (step + 1) * rollup.stepMs });
     }
   }
 
-  /** Fills what is pending now; what fails is tried the next time. */
+  /** Fills what is over, once a minute, until the signal. */
+  async run(signal: AbortSignal): Promise<void> {
+    let caughtUp = false;
+    while (!signal.aborted) {
+      try {
+        if (!caughtUp) await this.catchUp();
+        caughtUp = true;
+        await this.fill(signal);
+      } catch (cause) {
+        this.#telemetry.rollupFailed('all tables', cause);
+      }
+      await this.#clock.sleep(rollupMilliseconds, signal).catch(() => undefined);
+    }
+  }
+
+  /** Notes what the collectors before this one had written and perhaps not rolled up. */
+  async catchUp(): Promise<void> {
+    const oldest = await this.#time(`SELECT min(ts) FROM "${frameTable}"`);
+    if (oldest === undefined) return;
+    const now = this.#clock.now_us() / 1000;
+    for (const rollup of rollups) {
+      const newest: number[] = [];
+      for (const table of catalog)
+        newest.push((await this.#time(`SELECT max(ts) FROM "${table.name}_${rollup.suffix}"`)) ?? oldest);
+      const recent =
+        Math.min(
+          newest.reduce((a, b) => Math.max(a, b)),
+          now,
+        ) - rollupRecentMilliseconds;
+      const from = Math.floor(Math.max(oldest, recent) / rollup.stepMs) * rollup.stepMs;
+      const to = Math.ceil(now / rollup.stepMs) * rollup.stepMs;
+      for (const work of this.#work) if (work.rollup === rollup && from < to) work.pending.add({ from, to });
+    }
+  }
+
+  /**
+   * Fills what is pending and over; what the store refuses is tried the next time.
+   * @throws when the store can't be reached
+   */
   async fill(signal: AbortSignal): Promise<void> {
     const begin_ms = this.#clock.monotonic_ms();
     let statements = 0;
-    for (const [rollup, ranges] of this.#pending)
-      for (const range of ranges.take(rollup.stepMs, rollupStepsMax[rollup.suffix]))
-        for (const table of catalog) {
-          if (signal.aborted) return;
-          try {
-            await execute(this.#settings, rollupStatement(table, rollup, range), rollupMilliseconds);
-            statements++;
-          } catch (cause) {
-            this.#telemetry.rollupFailed(`${table.name}_${rollup.suffix}`, cause);
-            ranges.add(range);
-            // The store is away: the others would fail the same way.
-            return;
-          }
+    for (const { table, rollup, pending } of this.#work) {
+      const over = Math.floor((this.#clock.now_us() / 1000 - rollupGraceMilliseconds) / rollup.stepMs) * rollup.stepMs;
+      const longest = rollupStepsMax[rollup.suffix] * rollup.stepMs;
+      for (let range = pending.take(over, longest); range && !signal.aborted; range = pending.take(over, longest)) {
+        try {
+          await execute(this.#settings, rollupStatement(table, rollup, range), rollupMilliseconds);
+          statements++;
+        } catch (cause) {
+          pending.add(range);
+          if (!(cause instanceof StatementError)) throw cause;
+          this.#telemetry.rollupFailed(`${table.name}_${rollup.suffix}`, cause);
+          break;
         }
-    this.#telemetry.rolledUp(statements, (this.#clock.monotonic_ms() - begin_ms) / 1000);
+      }
+      if (signal.aborted) return;
+    }
+    if (statements > 0) this.#telemetry.rolledUp(statements, (this.#clock.monotonic_ms() - begin_ms) / 1000);
+  }
+
+  async #time(statement: string): Promise<number | undefined> {
+    const [[time] = []] = await execute(this.#settings, statement);
+    return typeof time === 'string' ? Date.parse(time) : undefined;
   }
 }

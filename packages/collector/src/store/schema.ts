@@ -31,8 +31,8 @@ const rollupKept: Readonly<Record<Rollup['suffix'], { partition: Unit; ttl: Ttl 
 /** How long roll-ups are kept, days. */
 export const rollupDays: Readonly<Record<Rollup['suffix'], number>> = { '1m': 26 * 7, '1h': 3 * 365 };
 
-/** What a roll-up keeps of a field. */
-export const rollupAggregates = ['avg', 'min', 'max'] as const;
+/** What a roll-up keeps of a field; `count` is the number of rows that had a value, by which averages are weighed. */
+export const rollupAggregates = ['avg', 'min', 'max', 'count'] as const;
 
 /** All tables of the store. */
 export function storeTables(rawDays: number): StoreTable[] {
@@ -66,7 +66,13 @@ function raw(table: Table, days: number): StoreTable {
 
 function rolledUp(table: Table, { suffix }: Rollup): StoreTable {
   const fields = table.fields.flatMap(({ name }) =>
-    rollupAggregates.map((aggregate): Column => ({ name: `${name}_${aggregate}`, type: 'DOUBLE', key: false })),
+    rollupAggregates.map(
+      (aggregate): Column => ({
+        name: `${name}_${aggregate}`,
+        type: aggregate === 'count' ? 'INT' : 'DOUBLE',
+        key: false,
+      }),
+    ),
   );
   return {
     name: `${table.name}_${suffix}`,
@@ -96,49 +102,49 @@ export function createStatement({ name, columns, partition, ttl }: StoreTable): 
  * @throws StatementError with what does not fit, when a table is there that can't be made to fit
  */
 export async function keepTables(settings: AdminSettings, rawDays: number, telemetry: Telemetry): Promise<void> {
-  const found = await existing(settings);
+  const tables = await execute(settings, 'SELECT table_name, partitionBy, ttlValue, ttlUnit FROM tables()');
+  const found = new Map(tables.map(([name, ...rest]) => [String(name), rest]));
   for (const table of storeTables(rawDays)) {
-    const columns = found.get(table.name);
-    if (!columns) {
+    const [partition, value, unit] = found.get(table.name) ?? [];
+    if (partition === undefined) {
       await execute(settings, createStatement(table));
       telemetry.configured(`the table ${table.name}`, 'created');
-      continue;
+    } else if (partition !== table.partition) throw unfit(table, `is cut by ${partition}, not by ${table.partition}`);
+    // Also right after it was made: another collector, of another version, may have been faster.
+    await widen(settings, table, telemetry);
+    const { ttl } = table;
+    if (partition !== undefined && length({ value: Number(value), unit: unit as Unit }) !== length(ttl)) {
+      await execute(settings, `ALTER TABLE "${table.name}" SET TTL ${ttl.value} ${ttl.unit}S`);
+      telemetry.configured(`how long the table ${table.name} is kept`, 'updated');
     }
-    await widen(settings, table, columns, telemetry);
-    await execute(settings, `ALTER TABLE "${table.name}" SET TTL ${table.ttl.value} ${table.ttl.unit}S`);
   }
 }
 
-type Found = Map<string, { type: string; key: boolean }>;
-
-/** All columns of all tables, in one question. */
-async function existing(settings: AdminSettings): Promise<Map<string, Found>> {
-  const found = new Map<string, Found>();
-  const names = new Set(storeTables(1).map(({ name }) => name));
-  for (const [name] of await execute(settings, 'SELECT table_name FROM tables()')) {
-    if (!names.has(String(name))) continue;
-    const rows = await execute(settings, `SELECT "column", type, upsertKey FROM table_columns('${String(name)}')`);
-    found.set(
-      String(name),
-      new Map(rows.map(([column, type, key]) => [String(column), { type: String(type), key: key === true }])),
-    );
+async function widen(settings: AdminSettings, table: StoreTable, telemetry: Telemetry): Promise<void> {
+  const columns = await execute(settings, `SELECT "column", type, upsertKey FROM table_columns('${table.name}')`);
+  const found = new Map(columns.map(([name, type, key]) => [String(name), { type: String(type), key: key === true }]));
+  const kind = (type: string, key: boolean) => `${type}${key ? ' and a key' : ''}`;
+  for (const { name, type, key } of table.columns) {
+    const there = found.get(name);
+    if (there?.type === type && there.key === key) continue;
+    if (there) throw unfit(table, `has the column ${name} as ${kind(there.type, there.key)}, not ${kind(type, key)}`);
+    if (key) throw unfit(table, `lacks the key ${name}`);
+    await execute(settings, `ALTER TABLE "${table.name}" ADD COLUMN IF NOT EXISTS "${name}" ${type}`);
+    telemetry.configured(`the column ${table.name}.${name}`, 'created');
   }
-  return found;
+  const names = new Set(table.columns.map(({ name }) => name));
+  const foreign = [...found].find(([name, { key }]) => key && !names.has(name));
+  if (foreign) throw unfit(table, `has the key ${foreign[0]}, which is none here`);
 }
 
-async function widen(settings: AdminSettings, table: StoreTable, found: Found, telemetry: Telemetry): Promise<void> {
-  for (const column of table.columns) {
-    const there = found.get(column.name);
-    if (!there && column.key)
-      throw new StatementError(
-        `the table ${table.name} lacks the key ${column.name}, and a key can't be added: rename the table or use another store`,
-      );
-    if (!there) {
-      await execute(settings, `ALTER TABLE "${table.name}" ADD COLUMN IF NOT EXISTS "${column.name}" ${column.type}`);
-      telemetry.configured(`the column ${table.name}.${column.name}`, 'created');
-    } else if (there.type !== column.type || there.key !== column.key)
-      throw new StatementError(
-        `the column ${table.name}.${column.name} is ${there.type}${there.key ? ' and a key' : ''}, not ${column.type}${column.key ? ' and a key' : ''}: rename the table or use another store`,
-      );
-  }
+/** One form of a length of time: QuestDB makes a week of seven days, and perhaps a year of twelve months. */
+function length({ value, unit }: Ttl): string {
+  if (unit === 'DAY' || unit === 'WEEK') return `${unit === 'WEEK' ? value * 7 : value} days`;
+  return `${unit === 'YEAR' ? value * 12 : value} months`;
+}
+
+function unfit({ name }: StoreTable, what: string): StatementError {
+  return new StatementError(
+    `the table ${name} in QuestDB ${what}: rename it (RENAME TABLE ${name} TO ${name}_old), and it is made anew`,
+  );
 }

@@ -1,0 +1,113 @@
+import { catalog, type Table } from '@fleetreel/proto';
+import { expect, test } from 'vitest';
+import { labelCharactersMax } from '#limits.ts';
+import { type PackedFrame, type PackedTable, PrefixCache, Rows, symbol } from '#store/rows.ts';
+
+const cpu = catalog.find(({ name }) => name === 'cpu') as Table;
+const filesystem = catalog.find(({ name }) => name === 'filesystem') as Table;
+
+/** A table's columns as `ingest` finds them. */
+function packed(table: Table, labels: Record<string, string[]>, fields: Record<string, number[]>): PackedTable {
+  const rowCount = (Object.values(labels)[0] ?? Object.values(fields)[0] ?? []).length;
+  const view = new DataView(new ArrayBuffer(table.fields.length * rowCount * 8));
+  const offsets = table.fields.map(({ name }, index) => {
+    const values = fields[name];
+    for (const [row, value] of (values ?? []).entries()) view.setFloat64((index * rowCount + row) * 8, value, true);
+    return values ? index * rowCount * 8 : -1;
+  });
+  const columns = table.labels.map(({ name }) => labels[name]);
+  return { table, rowCount, labelBytes: Buffer.from(JSON.stringify(columns)), labels: () => columns, view, offsets };
+}
+
+const frame = (host: string, ...tables: PackedTable[]): PackedFrame => ({
+  tenant: 'default',
+  host,
+  session: '00000000000000ab',
+  sequence: 7,
+  time_us: 1_769_860_800_123_007,
+  interval_ms: 1000,
+  sizeBytes: 321,
+  tables,
+});
+
+const rows = () => new Rows(new PrefixCache(() => undefined));
+const text = (buffer: Rows) => Buffer.from(buffer.lines()).toString('latin1');
+const value = (number: number) => {
+  const bytes = Buffer.alloc(9, 0x10);
+  bytes.writeDoubleLE(number, 1);
+  return bytes.toString('latin1');
+};
+const lastLine =
+  'frame,tenant=default,host=web,session=00000000000000ab sequence=7i,interval_ms=1000i,size_bytes=321i 1769860800123007t\n';
+
+test('a row for each entity, and one for the frame', () => {
+  const buffer = rows();
+  buffer.add(frame('web', packed(cpu, { core: ['total', '0'] }, { used_percent: [1.5, 2], idle_percent: [98.5, 98] })));
+  const row = (core: string, used: number, idle: number) =>
+    `cpu,tenant=default,host=web,core=${core} used_percent==${value(used)},idle_percent==${value(idle)} 1769860800123007t\n`;
+  expect(text(buffer)).toBe(row('total', 1.5, 98.5) + row('0', 2, 98) + lastLine);
+  expect(buffer).toMatchObject({ rowCount: 3, frameCount: 1 });
+});
+
+test('what is not available is left out, to the last value', () => {
+  const buffer = rows();
+  const fields = { used_percent: [Number.NaN, Number.NaN, 0], idle_percent: [4, Number.POSITIVE_INFINITY, -0] };
+  buffer.add(frame('web', packed(cpu, { core: ['a', 'b', 'c'] }, fields)));
+  expect(text(buffer)).toBe(
+    `cpu,tenant=default,host=web,core=a idle_percent==${value(4)} 1769860800123007t\n` +
+      'cpu,tenant=default,host=web,core=b 1769860800123007t\n' +
+      `cpu,tenant=default,host=web,core=c used_percent==${value(0)},idle_percent==${value(-0)} 1769860800123007t\n${lastLine}`,
+  );
+});
+
+test('an empty label is none', () => {
+  const buffer = rows();
+  buffer.add(frame('web', packed(filesystem, { mount: ['/'], device: [''] }, { size_bytes: [1] })));
+  expect(text(buffer)).toContain('filesystem,tenant=default,host=web,mount=/ size_bytes==');
+});
+
+test('the beginnings of rows follow the labels from frame to frame, and are kept apart by host', () => {
+  const buffer = rows();
+  const add = (host: string, ...cores: string[]) =>
+    buffer.add(frame(host, packed(cpu, { core: cores }, { used_percent: cores.map(() => 1) })));
+  add('web', '0', '1');
+  add('db', '0');
+  add('web', '0', '2');
+  add('web', '0', '2');
+  const found = [...text(buffer).matchAll(/host=(\w+),core=(\w)/g)].map(([, host, core]) => `${host} ${core}`);
+  expect(found).toEqual(['web 0', 'web 1', 'db 0', 'web 0', 'web 2', 'web 0', 'web 2']);
+});
+
+test('a label that is too long is cut, stays distinct, and is counted', () => {
+  let shortened = 0;
+  const buffer = new Rows(new PrefixCache(() => shortened++));
+  const long = ['a', 'b'].map((end) => `${'x'.repeat(labelCharactersMax)}${end}`);
+  buffer.add(frame('web', packed(cpu, { core: long }, { used_percent: [1, 2] })));
+  const [one = '', two = ''] = [...text(buffer).matchAll(/core=(x+~[0-9a-f]{16}) /g)].map(([, core]) => core);
+  expect(one).toHaveLength(labelCharactersMax);
+  expect(two).toHaveLength(labelCharactersMax);
+  expect(one).not.toBe(two);
+  expect(shortened).toBe(2);
+});
+
+test('characters that mean something in a line are escaped; NUL, which the store refuses, is replaced', () => {
+  expect(symbol('plain/é-_.')).toBe('plain/é-_.');
+  expect(symbol('a b,c=d\\e\nf\rg"h')).toBe('a\\ b\\,c\\=d\\\\e\\\nf\\\rg"h');
+  expect(symbol('a\0b')).toBe('a\ufffdb');
+});
+
+test('grows, and gives the lines of any range of frames', () => {
+  const buffer = rows();
+  const cores = Array.from({ length: 5000 }, (_, row) => `${row}`);
+  const used_percent = cores.map(Number);
+  const alone = rows();
+  alone.add(frame('web', packed(cpu, { core: cores }, { used_percent })));
+  for (let count = 0; count < 8; count++) buffer.add(frame('web', packed(cpu, { core: cores }, { used_percent })));
+  expect(buffer).toMatchObject({ frameCount: 8, rowCount: 8 * 5001, byteLength: 8 * alone.byteLength });
+  expect(Buffer.compare(buffer.lines(0, 1), alone.lines())).toBe(0);
+  expect(Buffer.compare(buffer.lines(7, 8), alone.lines())).toBe(0);
+  expect(Buffer.compare(buffer.lines(3, 5), Buffer.concat([alone.lines(), alone.lines()]))).toBe(0);
+  expect(buffer.lines(3, 3)).toHaveLength(0);
+  buffer.clear();
+  expect(buffer).toMatchObject({ frameCount: 0, rowCount: 0, byteLength: 0 });
+});

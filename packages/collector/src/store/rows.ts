@@ -1,0 +1,215 @@
+// Rows on their way into QuestDB: the Influx line protocol with binary doubles, made straight from a frame's columns.
+import { createHash } from 'node:crypto';
+import { catalog, type FrameHeader, type Table } from '@fleetreel/proto';
+import { labelCharactersMax, prefixCacheBytesMax } from '#limits.ts';
+import { frameTable } from '#store/schema.ts';
+
+/** One table of a frame as it is on the wire, its columns found but not decoded. */
+export interface PackedTable {
+  readonly table: Table;
+  readonly rowCount: number;
+  /** The bytes of all label columns: the same bytes are the same labels. */
+  readonly labelBytes: Uint8Array;
+  /** The labels, columns in the order of the catalogue; undefined is all absent. */
+  labels(): (readonly string[] | undefined)[];
+  /** The values: 8 bytes a row, little-endian. */
+  readonly view: DataView;
+  /** Where in `view` each column begins, columns in the order of the catalogue; -1 is all absent. */
+  readonly offsets: readonly number[];
+}
+
+/** A frame with what the subject says of it. */
+export type PackedFrame = FrameHeader & {
+  tenant: string;
+  host: string;
+  sizeBytes: number;
+  tables: readonly PackedTable[];
+};
+
+/** The beginnings of a table's rows: table and labels, up to the values. */
+type Prefixes = { labelBytes: Uint8Array; rows: readonly Uint8Array[] };
+
+/** `name==` and the mark of eight binary bytes. */
+const names = new Map<Table, readonly Uint8Array[]>(
+  catalog.map((table) => [table, table.fields.map(({ name }) => Buffer.from(`${name}==\x10`, 'latin1'))]),
+);
+const comma = 0x2c;
+const space = 0x20;
+/** Bytes that the end of a row takes at most: a space, 16 digits, the unit and a line break. */
+const endBytes = 24;
+
+/**
+ * Row beginnings of hosts that were seen before. Labels rarely change from frame to frame, so that a row is mostly copied.
+ * Shared by the buffers of one collector.
+ */
+export class PrefixCache {
+  readonly #hosts = new Map<string, Map<string, Prefixes>>();
+  readonly #onShortened: () => void;
+  #bytes = 0;
+
+  constructor(onShortened: () => void) {
+    this.#onShortened = onShortened;
+  }
+
+  /** The beginnings of the rows of one table of a host. */
+  of(tenant: string, host: string, packed: PackedTable): readonly Uint8Array[] {
+    const tables = this.#host(tenant, host);
+    const known = tables.get(packed.table.name);
+    if (known && Buffer.compare(known.labelBytes, packed.labelBytes) === 0) return known.rows;
+    const labels = packed.labels();
+    const start = `${packed.table.name},tenant=${symbol(tenant)},host=${symbol(host)}`;
+    const rows = Array.from({ length: packed.rowCount }, (_, row) => {
+      let text = start;
+      for (const [index, { name }] of packed.table.labels.entries()) {
+        const value = labels[index]?.[row];
+        if (value) text += `,${name}=${symbol(this.#shorten(value))}`;
+      }
+      return Buffer.from(text);
+    });
+    this.#keep(tables, packed.table.name, { labelBytes: packed.labelBytes.slice(), rows });
+    return rows;
+  }
+
+  /** The beginning of a host's rows of the table of frames; for each session of its agent another. */
+  ofFrame(tenant: string, host: string, session: string): Uint8Array {
+    const tables = this.#host(tenant, host);
+    const labelBytes = Buffer.from(session);
+    const known = tables.get(frameTable);
+    if (known?.rows[0] && Buffer.compare(known.labelBytes, labelBytes) === 0) return known.rows[0];
+    const row = Buffer.from(`${frameTable},tenant=${symbol(tenant)},host=${symbol(host)},session=${session} sequence=`);
+    this.#keep(tables, frameTable, { labelBytes, rows: [row] });
+    return row;
+  }
+
+  #host(tenant: string, host: string): Map<string, Prefixes> {
+    const key = `${tenant} ${host}`;
+    let tables = this.#hosts.get(key);
+    if (tables === undefined) {
+      if (this.#bytes > prefixCacheBytesMax) this.#clear();
+      tables = new Map();
+      this.#hosts.set(key, tables);
+    }
+    return tables;
+  }
+
+  #keep(tables: Map<string, Prefixes>, name: string, prefixes: Prefixes): void {
+    // A host whose labels change for ever costs its bytes again and again: the sum only bounds, it does not measure.
+    this.#bytes += prefixes.labelBytes.length + prefixes.rows.reduce((sum, row) => sum + row.length + 100, 0);
+    if (this.#bytes > prefixCacheBytesMax) this.#clear();
+    tables.set(name, prefixes);
+  }
+
+  #clear(): void {
+    this.#hosts.clear();
+    this.#bytes = 0;
+  }
+
+  #shorten(label: string): string {
+    if (label.length <= labelCharactersMax) return label;
+    this.#onShortened();
+    const digest = createHash('sha256').update(label).digest('hex').slice(0, 16);
+    return `${label.slice(0, labelCharactersMax - digest.length - 1).toWellFormed()}~${digest}`;
+  }
+}
+
+/** A symbol as the line protocol wants it. QuestDB takes any character but NUL. */
+export function symbol(text: string): string {
+  return /[ ,=\n\r\\\0]/.test(text) ? text.replace(/[ ,=\n\r\\]/g, '\\$&').replaceAll('\0', '\ufffd') : text;
+}
+
+/** A buffer of rows, frame by frame; it grows and is used again. */
+export class Rows {
+  readonly #prefixes: PrefixCache;
+  #bytes = Buffer.allocUnsafeSlow(1024 * 1024);
+  #view = new DataView(this.#bytes.buffer);
+  #length = 0;
+  #rowCount = 0;
+  /** Where each frame ends. */
+  #frameEnds: number[] = [];
+
+  constructor(prefixes: PrefixCache) {
+    this.#prefixes = prefixes;
+  }
+
+  get frameCount(): number {
+    return this.#frameEnds.length;
+  }
+
+  get rowCount(): number {
+    return this.#rowCount;
+  }
+
+  get byteLength(): number {
+    return this.#length;
+  }
+
+  /** The lines of a range of frames. Valid until the next `add` or `clear`. */
+  lines(from = 0, to = this.#frameEnds.length): Uint8Array {
+    return this.#bytes.subarray(from === 0 ? 0 : this.#frameEnds[from - 1], to === 0 ? 0 : this.#frameEnds[to - 1]);
+  }
+
+  clear(): void {
+    this.#length = 0;
+    this.#rowCount = 0;
+    this.#frameEnds = [];
+  }
+
+  add(frame: PackedFrame): void {
+    const { tenant, host, session, sequence, time_us, interval_ms, sizeBytes } = frame;
+    const end = Buffer.from(` ${time_us}t\n`, 'latin1');
+    for (const packed of frame.tables) this.#addTable(packed, this.#prefixes.of(tenant, host, packed), end);
+    const prefix = this.#prefixes.ofFrame(tenant, host, session);
+    const values = Buffer.from(`${sequence}i,interval_ms=${interval_ms}i,size_bytes=${sizeBytes}i`, 'latin1');
+    this.#reserve(prefix.length + values.length + endBytes);
+    for (const part of [prefix, values, end]) {
+      this.#bytes.set(part, this.#length);
+      this.#length += part.length;
+    }
+    this.#rowCount++;
+    this.#frameEnds.push(this.#length);
+  }
+
+  #addTable(
+    { table, rowCount, view: values, offsets }: PackedTable,
+    prefixes: readonly Uint8Array[],
+    end: Uint8Array,
+  ): void {
+    const fieldNames = names.get(table) ?? [];
+    const fieldBytes = fieldNames.reduce((sum, name) => sum + name.length + 9, 0);
+    for (let row = 0; row < rowCount; row++) {
+      const prefix = prefixes[row] as Uint8Array;
+      this.#reserve(prefix.length + fieldBytes + endBytes);
+      const bytes = this.#bytes;
+      const view = this.#view;
+      bytes.set(prefix, this.#length);
+      let at = this.#length + prefix.length;
+      // A space before the first value, a comma before the others. A row without values has none: its labels say that it was there.
+      let separator = space;
+      for (let index = 0; index < fieldNames.length; index++) {
+        const offset = offsets[index] as number;
+        if (offset < 0) continue;
+        const value = values.getFloat64(offset + row * 8, true);
+        // NaN is NULL: the column is left out. So is an infinity, which the store does not have.
+        if (!Number.isFinite(value)) continue;
+        bytes[at++] = separator;
+        separator = comma;
+        const name = fieldNames[index] as Uint8Array;
+        bytes.set(name, at);
+        at += name.length;
+        view.setFloat64(at, value, true);
+        at += 8;
+      }
+      bytes.set(end, at);
+      this.#length = at + end.length;
+    }
+    this.#rowCount += rowCount;
+  }
+
+  #reserve(bytes: number): void {
+    if (this.#length + bytes <= this.#bytes.length) return;
+    const larger = Buffer.allocUnsafeSlow(Math.max(this.#bytes.length * 2, this.#length + bytes));
+    larger.set(this.#bytes.subarray(0, this.#length));
+    this.#bytes = larger;
+    this.#view = new DataView(larger.buffer);
+  }
+}
