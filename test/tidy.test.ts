@@ -2,11 +2,14 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
 import { pages } from '@fleetreel/deploy/generate';
+import { expect, test } from 'vitest';
 
 const root = join(import.meta.dirname, '..');
-const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
+  cwd: root,
+  encoding: 'utf8',
+})
   .split('\n')
   .filter(Boolean);
 const text = (path: string) => readFileSync(join(root, path), 'utf8');
@@ -22,14 +25,20 @@ test('nothing is left to be done later without an issue', () => {
 });
 
 test('time is read through a clock, so that a test can move it', () => {
-  const programs = code.filter((path) => /^packages\/(agent|collector)\/src\//.test(path) && !/\.test\.ts$/.test(path));
-  expect(found(programs, /\bDate\.now\(|\bperformance\.now\(/, programs.filter((path) => path.endsWith('/clock.ts')))).toEqual(
-    [],
+  const programs = code.filter(
+    (path) => /^packages\/(agent|collector)\/src\//.test(path) && !path.endsWith('.test.ts'),
   );
+  expect(
+    found(
+      programs,
+      /\bDate\.now\(|\bperformance\.now\(/,
+      programs.filter((path) => path.endsWith('/clock.ts')),
+    ),
+  ).toEqual([]);
 });
 
 test('other programs are started in the few places that are named here', () => {
-  const sources = code.filter((path) => /^packages\/(agent|collector)\/src\//.test(path) && !/\.test\.ts$/.test(path));
+  const sources = code.filter((path) => /^packages\/(agent|collector)\/src\//.test(path) && !path.endsWith('.test.ts'));
   expect(found(sources, /node:child_process/)).toEqual([]);
 });
 
@@ -50,7 +59,12 @@ test('every bound has a reason', () => {
 test('every module is imported by another, or is a program, a test or a page', () => {
   const entries = /(\.test\.ts|\.config\.ts|\/main\.ts|\/\+[a-z]+\.(ts|svelte)|\.d\.ts|run\.mjs)$/;
   const named = ['test/closing-line.ts', 'packages/proto/generate.ts', 'deploy/build.ts', 'deploy/generate.ts'];
-  const all = code.map(text).join('\n') + files.filter((path) => path.endsWith('package.json')).map(text).join('\n');
+  const all =
+    code.map(text).join('\n') +
+    files
+      .filter((path) => path.endsWith('package.json'))
+      .map(text)
+      .join('\n');
   const orphans = code
     .filter((path) => /\.(ts|svelte)$/.test(path) && !entries.test(path) && !named.includes(path))
     .filter((path) => {

@@ -18,9 +18,9 @@ const settings = Type.Object({
     pg_host: text('127.0.0.1', 'Host of the PostgreSQL wire, where history is read'),
     pg_port: port(8812, 'Port of the PostgreSQL wire'),
     user: text('admin', 'User who writes rows and makes tables'),
-    password: secret('quest', 'Password of that user'),
+    password: secret('', 'Password of that user'),
     read_user: text('user', 'User who reads history'),
-    read_password: secret('quest', 'Password of that user'),
+    read_password: secret('', 'Password of that user'),
   }),
   http: Type.Object({
     host: text('127.0.0.1', 'Address of the HTTP face and the console; loopback only'),
