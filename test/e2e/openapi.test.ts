@@ -68,7 +68,7 @@ describe.skipIf(python === undefined)('the OpenAPI document', () => {
     );
     expect(code, output.slice(-20_000)).toBe(0);
     // It did ask, and of every route.
-    expect(Number(/(\d+) generated/.exec(output)?.[1])).toBeGreaterThan(500);
+    expect(Number(/(\d+) generated/.exec(output)?.[1])).toBeGreaterThan(200);
     const [, selected, tested] = /Selected: (\d+)\/\d+\s+Tested: (\d+)/.exec(output) ?? [];
     expect(tested).toBe(selected);
     expect(Number(tested)).toBeGreaterThanOrEqual(9);
