@@ -42,7 +42,7 @@ export const built = {
   console: join(root, 'apps/web/build'),
 } as const;
 
-/** Builds what is missing or was made of other sources. @throws Error with what the tool wrote */
+/** Builds what is missing or was made of other sources. @throws StepFailed */
 export async function build(machine: Machine): Promise<void> {
   for (const target of targets) {
     const stamp = join(dist, `${target.name}.sha256`);
@@ -73,12 +73,16 @@ function fingerprint(patterns: readonly string[]): string {
   return hash.digest('hex');
 }
 
+/** In a process of its own: the bundler's memory would stay with the launcher as long as that runs. */
 async function bundleAgent(machine: Machine): Promise<void> {
-  machine.report('Bundling the agent ...');
-  const { build: bundle } = await import('rolldown');
+  await longStep('Bundling the agent', [process.execPath, import.meta.filename, 'bundle-agent'], machine);
+}
+
+async function bundle(): Promise<void> {
+  const { build: rolldown } = await import('rolldown');
   const folder = dirname(built.agent);
   rmSync(folder, { recursive: true, force: true });
-  await bundle({
+  await rolldown({
     input: join(root, 'packages/agent/src/main.ts'),
     platform: 'node',
     // Native: copied beside the bundle as it is.
@@ -105,4 +109,7 @@ async function buildConsole(machine: Machine): Promise<void> {
   await longStep('Building the console', [process.execPath, vite, 'build'], machine, { cwd: web });
 }
 
-if (import.meta.main) await build(thisMachine((line) => process.stdout.write(`${line}\n`)));
+if (import.meta.main) {
+  if (process.argv[2] === 'bundle-agent') await bundle();
+  else await build(thisMachine((line) => process.stdout.write(`${line}\n`)));
+}

@@ -46,6 +46,13 @@ export class Missing extends Error {
   }
 }
 
+/** A program that was run for a step has failed. The message ends with its last lines. */
+export class StepFailed extends Error {
+  override name = 'StepFailed';
+  /** What the program ends with. */
+  readonly exitCode = 1;
+}
+
 /** Where fetched servers are kept, for all checkouts of this user. */
 export const cacheFolder = ({ env, home }: Machine): string =>
   join(env.XDG_CACHE_HOME || join(home, '.cache'), 'fleetreel');
@@ -84,7 +91,7 @@ export function isAtLeast(version: readonly number[], oldest: readonly number[])
   return true;
 }
 
-/** Runs a long step, saying now and then that it still runs. @throws Error with the last lines it wrote. */
+/** Runs a long step, saying now and then that it still runs. @throws StepFailed */
 export async function longStep(
   what: string,
   [command, ...args]: readonly [string, ...string[]],
@@ -102,7 +109,7 @@ export async function longStep(
   try {
     const exit = await child.exited;
     machine.signal?.throwIfAborted();
-    if (exit.code !== 0) throw new Error(`${what} failed (${describeExit(exit)}):\n${child.lastLines.join('\n')}`);
+    if (exit.code !== 0) throw new StepFailed(`${what} failed (${describeExit(exit)}):\n${child.lastLines.join('\n')}`);
     machine.report(`${what}: done in ${seconds()} s`);
   } finally {
     clearInterval(timer);
