@@ -1,30 +1,47 @@
+import { accessSync, constants } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
-import { connect } from '@nats-io/transport-node';
+import type { NatsConnection } from '@nats-io/transport-node';
 import { HostName } from '#claim.ts';
 import { systemClock } from '#clock.ts';
 import type { Settings } from '#config.ts';
+import { connectOnce } from '#connect.ts';
 import { addresses, type Identity } from '#host.ts';
-import { connectOptions } from '#run.ts';
+import { closeMilliseconds } from '#limits.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
 
-/** Says line by line whether the agent could run; returns the exit code. */
+/** Says line by line whether the agent could run, and changes nothing; returns the exit code. */
 export async function check(options: {
   settings: Settings;
   identity: Identity;
   session: string;
   print: (line: string) => void;
 }): Promise<0 | 2> {
-  const { settings, identity, session, print } = options;
+  const { settings, identity, print } = options;
   print(`settings: right; host "${identity.host}", machine ${identity.machineId}, every ${settings.interval}`);
-  let connection: Awaited<ReturnType<typeof connect>>;
+  const unreadable = Object.entries(settings.roots).flatMap(([name, folder]) => whyUnreadable(`roots.${name}`, folder));
+  for (const reason of unreadable) print(`folders: ${reason}`);
+  if (unreadable.length === 0) print(`folders: ${Object.values(settings.roots).join(', ')} can be read`);
+  let connection: NatsConnection;
   try {
-    connection = await connect({ ...connectOptions(settings.nats.url), maxReconnectAttempts: 0, reconnect: false });
+    connection = await connectOnce(settings.nats.url, identity.host);
   } catch (cause) {
     print(`NATS: ${settings.nats.url} can't be reached: ${sentence(cause)}. Is it running, and is nats.url right?`);
     return 2;
   }
   try {
     print(`NATS: connected to ${connection.getServer()}`);
+    const isFree = await checkName(connection, options);
+    return isFree && unreadable.length === 0 ? 0 : 2;
+  } finally {
+    await Promise.race([connection.close(), setTimeout(closeMilliseconds)]);
+  }
+}
+
+async function checkName(
+  connection: NatsConnection,
+  { settings, identity, session, print }: Parameters<typeof check>[0],
+): Promise<boolean> {
+  try {
     const obstacle = await HostName.obstacle({
       connection,
       tenant: settings.tenant,
@@ -34,11 +51,20 @@ export async function check(options: {
       telemetry: new Telemetry('error'),
     });
     print(`name: ${obstacle ?? `"${identity.host}" can be claimed`}`);
-    return obstacle === undefined ? 0 : 2;
+    return obstacle === undefined;
   } catch (cause) {
     print(`name: the claims can't be read: ${sentence(cause)}. Has this NATS server JetStream enabled?`);
-    return 2;
-  } finally {
-    await Promise.race([connection.close(), setTimeout(1000)]);
+    return false;
+  }
+}
+
+/** Only Linux keeps what is sampled in folders. */
+function whyUnreadable(setting: string, folder: string): string[] {
+  if (process.platform !== 'linux') return [];
+  try {
+    accessSync(folder, constants.R_OK | constants.X_OK);
+    return [];
+  } catch (cause) {
+    return [`${folder} can't be read: ${sentence(cause)}. Is ${setting} right?`];
   }
 }

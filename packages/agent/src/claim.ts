@@ -1,9 +1,14 @@
 import { claimBucket, claimSubject, type HostRefusal, hostKey } from '@fleetreel/proto';
-import { JetStreamApiError, StorageType } from '@nats-io/jetstream';
+import { JetStreamApiCodes, JetStreamApiError, StorageType } from '@nats-io/jetstream';
 import { type KV, type KvEntry, Kvm } from '@nats-io/kv';
 import { errors, type NatsConnection, type Subscription } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
-import { claimAnswerMilliseconds, publishRetryMilliseconds, refusalRepeatMilliseconds } from '#limits.ts';
+import {
+  claimAnswerMilliseconds,
+  claimCheckMilliseconds,
+  publishRetryMilliseconds,
+  refusalRepeatMilliseconds,
+} from '#limits.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** Who holds a host's name: the value in the bucket. */
@@ -71,10 +76,12 @@ export class HostName {
     return holder && whyNot(options, holder);
   }
 
-  /** Resolves when the name is ours; every refusal on the way goes to `refused`. */
+  /** Resolves when the name is ours; a refusal on the way goes to `refused`, again when it changes and once an hour. */
   async take(refused: (refusal: HostRefusal) => void, signal: AbortSignal): Promise<void> {
     const { clock, telemetry, host } = this.#options;
     let pause_ms: number = publishRetryMilliseconds.min;
+    let said = '';
+    let saidAt_ms = 0;
     for (;;) {
       signal.throwIfAborted();
       try {
@@ -83,22 +90,28 @@ export class HostName {
           telemetry.nameClaimed(host);
           return;
         }
-        telemetry.nameRefused(found.reason, host, found.holder);
-        refused(this.#refusal(found));
+        if (found.reason !== said || clock.monotonic_ms() - saidAt_ms >= refusalRepeatMilliseconds) {
+          said = found.reason;
+          saidAt_ms = clock.monotonic_ms();
+          telemetry.nameRefused(found.reason, host, found.holder);
+          refused(this.#refusal(found));
+        }
         await this.#change(found.holder, signal);
         pause_ms = publishRetryMilliseconds.min;
       } catch (cause) {
         signal.throwIfAborted();
         telemetry.failed('the name could not be claimed; trying again', cause);
-        await clock.sleep(pause_ms, signal);
         pause_ms = Math.min(pause_ms * 2, publishRetryMilliseconds.max);
       }
+      // Also when there was a change: a watch that ends at once must not become a busy loop.
+      await clock.sleep(pause_ms, signal);
     }
   }
 
   /** Resolves with the reason when another session has taken the name. A name that was forgotten is taken anew. */
   async lost(signal: AbortSignal): Promise<string | undefined> {
     const { clock, claim, host, telemetry } = this.#options;
+    let pause_ms: number = publishRetryMilliseconds.min;
     while (!signal.aborted) {
       try {
         const watch = await this.#kv.watch({ key: this.#key });
@@ -106,6 +119,7 @@ export class HostName {
         signal.addEventListener('abort', stop, { once: true });
         try {
           for await (const entry of watch) {
+            pause_ms = publishRetryMilliseconds.min;
             const holder = claimIn(entry);
             if (holder === undefined) {
               const found = await this.#try();
@@ -121,7 +135,8 @@ export class HostName {
         if (signal.aborted) return undefined;
         telemetry.failed('the claim could not be watched; trying again', cause);
       }
-      await clock.sleep(publishRetryMilliseconds.max, signal).catch(() => undefined);
+      await clock.sleep(pause_ms, signal).catch(() => undefined);
+      pause_ms = Math.min(pause_ms * 2, publishRetryMilliseconds.max);
     }
     return undefined;
   }
@@ -131,35 +146,34 @@ export class HostName {
   }
 
   async #try(): Promise<Found> {
-    const entry = await this.#kv.get(this.#key);
-    const holder = claimIn(entry);
     const value = JSON.stringify(this.#options.claim);
-    if (holder === undefined) await this.#kv.create(this.#key, value);
-    else if (holder.session !== this.#options.claim.session) {
-      const reason = await whyNot(this.#options, holder);
-      if (reason !== undefined) return { taken: false, holder, reason };
-      await this.#kv.update(this.#key, value, (entry as KvEntry).revision);
+    for (;;) {
+      const entry = await this.#kv.get(this.#key);
+      const holder = claimIn(entry);
+      if (holder?.session === this.#options.claim.session) return { taken: true };
+      const reason = holder && (await whyNot(this.#options, holder));
+      if (holder && reason !== undefined) return { taken: false, holder, reason };
+      try {
+        if (entry && holder) await this.#kv.update(this.#key, value, entry.revision);
+        else await this.#kv.create(this.#key, value);
+        return { taken: true };
+      } catch (cause) {
+        // Somebody else was faster: whoever it is, is the holder now.
+        if (!wasChanged(cause)) throw cause;
+      }
     }
-    return { taken: true };
   }
 
   /** Resolves when the entry is no longer this holder's, or after a while, since a clone may have been shut down. */
   async #change(holder: Claim, signal: AbortSignal): Promise<void> {
     const watch = await this.#kv.watch({ key: this.#key });
-    const timer = AbortSignal.any([signal, AbortSignal.timeout(refusalRepeatMilliseconds)]);
-    const probe = setInterval(() => {
-      void whyNot(this.#options, holder).then(
-        (reason) => reason === undefined && watch.stop(),
-        () => undefined,
-      );
-    }, 60_000);
+    const ended = new AbortController();
     const stop = () => watch.stop();
-    timer.addEventListener('abort', stop, { once: true });
+    void this.#options.clock.sleep(claimCheckMilliseconds, AbortSignal.any([signal, ended.signal])).then(stop, stop);
     try {
       for await (const entry of watch) if (claimIn(entry)?.session !== holder.session) break;
     } finally {
-      clearInterval(probe);
-      timer.removeEventListener('abort', stop);
+      ended.abort();
       watch.stop();
     }
   }
@@ -177,6 +191,12 @@ export class HostName {
     };
   }
 }
+
+/** Whether a compare-and-set found another revision than it compared with. */
+const wasChanged = (cause: unknown): boolean =>
+  cause instanceof JetStreamApiError &&
+  (cause.code === JetStreamApiCodes.StreamWrongLastSequence ||
+    cause.code === JetStreamApiCodes.StreamWrongLastSequenceUnknown);
 
 const list = (addresses: readonly string[]): string => addresses.join(', ') || 'an unknown address';
 
@@ -201,7 +221,8 @@ async function whyNot({ tenant, host, claim, connection }: ClaimOptions, holder:
       timeout: claimAnswerMilliseconds,
     });
   } catch (cause) {
-    // Nobody is there: the machine was booted anew.
+    // Nobody is there: the machine was booted anew. Or it lost its power, and the server still takes the dead connection for
+    // a living one: then there is no answer in time.
     if (cause instanceof errors.RequestError && cause.isNoResponders()) return undefined;
     if (cause instanceof errors.NoRespondersError || cause instanceof errors.TimeoutError) return undefined;
     throw cause;

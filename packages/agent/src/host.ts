@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { hostname, networkInterfaces, release, uptime } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import type { HostDescription } from '@fleetreel/proto';
+import type { Clock } from '#clock.ts';
+import { describeAnswerMilliseconds } from '#limits.ts';
 import type { Roots } from '#source.ts';
 
 /** Who this machine is, as far as its name and its claim need it. */
@@ -17,18 +19,27 @@ function line(path: string): string {
   }
 }
 
+/** What systemd writes until the first boot of an image has given it an id. */
+const notYet = 'uninitialized';
+
 /**
  * The machine's identity: /etc/machine-id or the D-Bus one; where there is none, one that is made once and kept in the data
  * folder.
+ * @param isKept false where nothing may be changed: an id that would have to be made is then good for this time only
  * @see https://www.freedesktop.org/software/systemd/man/latest/machine-id.html
  * @throws Error when one has to be kept and can't be
  */
-export function identify(settings: { host?: string; machine_id?: string; data: string }, roots: Roots): Identity {
+export function identify(
+  settings: { host?: string; machine_id?: string; data: string },
+  roots: Roots,
+  isKept: boolean,
+): Identity {
   const machineId =
     settings.machine_id ||
-    line(join(roots.etc, 'machine-id')) ||
-    line('/var/lib/dbus/machine-id') ||
-    keptMachineId(settings.data);
+    [join(roots.etc, 'machine-id'), '/var/lib/dbus/machine-id', join(settings.data, 'machine-id')]
+      .map(line)
+      .find((id) => id !== '' && id !== notYet) ||
+    newMachineId(settings.data, isKept);
   return {
     host: settings.host || hostname(),
     machineId,
@@ -36,14 +47,21 @@ export function identify(settings: { host?: string; machine_id?: string; data: s
   };
 }
 
-function keptMachineId(folder: string): string {
-  const path = join(folder, 'machine-id');
-  const kept = line(path);
-  if (kept !== '') return kept;
+function newMachineId(folder: string, isKept: boolean): string {
   const made = randomUUID().replaceAll('-', '');
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(path, `${made}\n`);
+  if (isKept) {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'machine-id'), `${made}\n`);
+  } else accessSync(nearestExisting(resolve(folder)), constants.W_OK | constants.X_OK);
   return made;
+}
+
+/** The folder itself, or the one in which it could be made. @throws Error where that is no folder */
+function nearestExisting(path: string): string {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return nearestExisting(dirname(path));
+  if (!found.isDirectory()) throw new Error(`${path} is not a folder`);
+  return path;
 }
 
 /** Addresses of this machine's interfaces, loopback and link-local left out. */
@@ -55,20 +73,31 @@ export function addresses(): string[] {
     .sort();
 }
 
-/** What the machine is. Some of it is asked from other programs by systeminformation, so it is done seldom. */
+/**
+ * What the machine is. systeminformation asks some of it from other programs, so it is done seldom; the graphics cards' may
+ * hang or fail without costing the rest.
+ * @throws Error when the rest has not answered in time
+ */
 export async function describe(
   identity: Identity,
   more: { session: string; time_us: number; agent_version: string; interval_ms: number; tags: Record<string, string> },
+  clock: Clock,
 ): Promise<HostDescription> {
   // Loaded only here: it is large, and needed at start and once an hour.
   const { default: si } = await import('systeminformation');
-  const [os, cpu, memory, system, graphics] = await Promise.all([
-    si.osInfo(),
-    si.cpu(),
-    si.mem(),
-    si.system(),
-    si.graphics(),
-  ]);
+  const limit = new AbortController();
+  const tooLate = clock.sleep(describeAnswerMilliseconds, limit.signal).then(
+    () => 'late' as const,
+    // All have answered before.
+    () => 'late' as const,
+  );
+  const graphics = Promise.race([si.graphics(), tooLate]).catch(() => 'late' as const);
+  const rest = await Promise.race([Promise.all([si.osInfo(), si.cpu(), si.mem(), si.system()]), tooLate]);
+  const cards = await graphics;
+  limit.abort();
+  if (rest === 'late')
+    throw new Error(`the system has not described itself within ${describeAnswerMilliseconds / 1000} s`);
+  const [os, cpu, memory, system] = rest;
   return {
     host: identity.host,
     machine_id: identity.machineId,
@@ -80,7 +109,7 @@ export async function describe(
     cpu_model: [cpu.manufacturer, cpu.brand].filter(Boolean).join(' '),
     cpu_count: cpu.cores,
     memory_bytes: memory.total,
-    gpus: graphics.controllers.map(({ model }) => model).filter(Boolean),
+    gpus: cards === 'late' ? [] : cards.controllers.map(({ model }) => model).filter(Boolean),
     virtualization: system.virtual ? system.virtualHost || 'virtual' : '',
     boot_time_us: Math.round(more.time_us / 1e6 - uptime()) * 1e6,
     addresses: addresses(),

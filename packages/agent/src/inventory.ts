@@ -1,5 +1,6 @@
 import type { Columns } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
+import { inventoryAnswerMilliseconds } from '#limits.ts';
 import { type Source, Unavailable } from '#source.ts';
 import { sentence } from '#telemetry.ts';
 
@@ -21,34 +22,42 @@ type Seen = {
  */
 export async function inventory(sources: readonly Source[], clock: Clock, json: boolean): Promise<string> {
   const seen = sources.map(({ name }): Seen => ({ source: name, state: 'ok', rows: {}, reasons: [] }));
-  const look = () => Promise.all(seen.map((one, index) => sample(sources[index] as Source, one)));
-  for (const [index, source] of sources.entries()) await attempt(seen[index] as Seen, () => source.open());
-  await look();
+  const each = (step: (source: Source, one: Seen) => unknown) =>
+    Promise.all(
+      sources.map(async (source, index) => {
+        const one = seen[index] as Seen;
+        if (one.state === 'ok') await attempt(one, () => step(source, one), clock);
+      }),
+    );
+  await each((source) => source.open());
+  await each(sample);
   await clock.sleep(betweenMilliseconds);
-  await look();
-  for (const [index, source] of sources.entries()) {
-    const one = seen[index] as Seen;
-    if (one.state !== 'ok') continue;
+  await each(sample);
+  await each((source, one) => {
     one.reasons.push(...(source.limitations?.() ?? []));
-    await attempt(one, () => source.close());
-  }
+    return source.close();
+  });
   return json ? JSON.stringify({ sources: seen }, null, 2) : page(seen);
 }
 
 async function sample(source: Source, seen: Seen): Promise<void> {
-  if (seen.state !== 'ok') return;
-  await attempt(seen, async () => {
-    for (const [table, columns] of Object.entries(await source.sample()))
-      seen.rows[table] = Math.max(0, ...Object.values(columns as Columns).map(({ length }) => length));
-  });
+  for (const [table, columns] of Object.entries(await source.sample()))
+    seen.rows[table] = Math.max(0, ...Object.values(columns as Columns).map(({ length }) => length));
 }
 
-async function attempt(seen: Seen, step: () => unknown): Promise<void> {
+async function attempt(seen: Seen, step: () => unknown, clock: Clock): Promise<void> {
+  const answered = new AbortController();
+  const tooLate = async () => {
+    await clock.sleep(inventoryAnswerMilliseconds, answered.signal);
+    throw new Error(`has not answered for ${inventoryAnswerMilliseconds / 1000} s`);
+  };
   try {
-    await step();
+    await Promise.race([(async () => step())(), tooLate()]);
   } catch (cause) {
     seen.state = cause instanceof Unavailable ? 'unavailable' : 'failed';
     seen.reasons.push(sentence(cause));
+  } finally {
+    answered.abort();
   }
 }
 

@@ -10,7 +10,13 @@ export const keepAcknowledgedMilliseconds = 3000;
 /** How long an acknowledgement is waited for before the frame is sent again. */
 export const acknowledgeMilliseconds = 5000;
 
-/** Pauses after a failure to publish, doubled each time from the first to the last. */
+/** How long a server has to answer when the agent connects. */
+export const connectMilliseconds = 5000;
+
+/** How often the server is asked whether it lives: one that is gone without a word is noticed at the third. */
+export const pingMilliseconds = 10_000;
+
+/** Pauses after a failure to publish or to connect, doubled each time from the first to the last. */
 export const publishRetryMilliseconds = { min: 250, max: 5000 } as const;
 
 /** Pauses before a failed source is tried again, doubled each time. */
@@ -21,6 +27,12 @@ export const unavailableRetryMilliseconds = 60_000;
 
 /** The longest that a tick waits for its sources; never more than half of the interval. */
 export const sourceAnswerMilliseconds = 1000;
+
+/** The longest that `inventory` waits for a step of a source: a person is waiting, too. */
+export const inventoryAnswerMilliseconds = 5000;
+
+/** The longest that stopping waits for sources and the connection to close: what hangs ends with the process. */
+export const closeMilliseconds = 1000;
 
 /** The longest that stopping waits for acknowledgements. */
 export const stopMilliseconds = 5000;
@@ -34,12 +46,23 @@ export const reasonCharactersMax = 300;
 /** How often the host description is looked at for changes. */
 export const describeMilliseconds = 3_600_000;
 
+/** The pause after a description that could not be made: a console without one shows only the name. */
+export const describeRetryMilliseconds = 60_000;
+
+/** The longest that a part of the description is waited for: it is asked from other programs, which may hang. */
+export const describeAnswerMilliseconds = 20_000;
+
 /** How often a refused machine repeats its refusal. */
 export const refusalRepeatMilliseconds = 3_600_000;
+
+/** How often a refused machine looks whether the holder still lives: a clone may have been shut down. */
+export const claimCheckMilliseconds = 60_000;
 
 /** How long another machine has to answer that it lives. */
 export const claimAnswerMilliseconds = 2000;
 
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
+assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');
+assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);
 assert(publishRetryMilliseconds.min < publishRetryMilliseconds.max);
 assert(sourceAnswerMilliseconds * 2 >= intervalMilliseconds.min, 'half of the shortest interval is the tightest limit');

@@ -6,20 +6,29 @@ import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settin
 import { check } from '#check.ts';
 import { systemClock } from '#clock.ts';
 import { interval, program, type Settings } from '#config.ts';
-import { identify } from '#host.ts';
+import { type Identity, identify } from '#host.ts';
 import { inventory } from '#inventory.ts';
 import { run } from '#run.ts';
 import type { Context, Source } from '#source.ts';
 import { sourcesFor } from '#sources/index.ts';
 import { sentence } from '#telemetry.ts';
 
-try {
-  const invocation = readSettings(program, process.argv.slice(2), process.env);
-  if ('help' in invocation) console.log(invocation.help);
-  else process.exitCode = await start(invocation.command, invocation.settings, invocation.switches.has('json'));
-} catch (error) {
-  console.error(`${program.name}: ${sentence(error)}`);
-  process.exitCode = error instanceof SettingsError ? error.exitCode : 1;
+const code = await main();
+// What is still in a pipe is waited for; what hangs, as a call to a file system that does not answer, is not.
+await new Promise((resolve) => process.stdout.write('', resolve));
+process.exit(code);
+
+async function main(): Promise<number> {
+  try {
+    const invocation = readSettings(program, process.argv.slice(2), process.env);
+    if (!('help' in invocation))
+      return await start(invocation.command, invocation.settings, invocation.switches.has('json'));
+    console.log(invocation.help);
+    return 0;
+  } catch (error) {
+    console.error(`${program.name}: ${sentence(error)}`);
+    return error instanceof SettingsError ? error.exitCode : 1;
+  }
 }
 
 async function start(command: string, settings: Settings, json: boolean): Promise<number> {
@@ -29,7 +38,7 @@ async function start(command: string, settings: Settings, json: boolean): Promis
     console.log(await inventory(sources, systemClock, json));
     return 0;
   }
-  const identity = identity_(settings);
+  const identity = identityOf(settings, command === 'run');
   const session = randomBytes(8).toString('hex');
   if (command === 'check') return check({ settings, identity, session, print: (line) => console.log(line) });
   const stopping = new AbortController();
@@ -39,7 +48,16 @@ async function start(command: string, settings: Settings, json: boolean): Promis
       if (stopping.signal.aborted) process.exit(1);
       stopping.abort();
     });
-  return run({ settings, identity, session, interval_ms, sources, clock: systemClock, signal: stopping.signal });
+  return run({
+    settings,
+    identity,
+    session,
+    interval_ms,
+    sources,
+    clock: systemClock,
+    signal: stopping.signal,
+    onLookAgain: (listener) => process.on('SIGHUP', listener),
+  });
 }
 
 function choose(settings: Settings): Source[] {
@@ -52,9 +70,9 @@ function choose(settings: Settings): Source[] {
   return sources.filter(({ name }) => !settings.sources.disable.includes(name));
 }
 
-function identity_(settings: Settings) {
+function identityOf(settings: Settings, mayKeep: boolean): Identity {
   try {
-    const identity = identify(settings, settings.roots);
+    const identity = identify(settings, settings.roots, mayKeep);
     // A name that can't be part of a subject is found here, not at the first frame.
     subject({ tenant: settings.tenant, kind: 'frame', host: identity.host });
     return identity;

@@ -14,10 +14,10 @@ import { sentence, type Telemetry } from '#telemetry.ts';
 /**
  * Brings frames to the log: at least once, oldest first, so many at a time. A frame is forgotten some seconds after its
  * acknowledgement; until then it is sent again after the connection was lost, and the log drops what it had.
+ * Before there is a connection, frames are kept.
  */
 export class Publisher {
-  readonly #client: JetStreamClient;
-  readonly #connection: NatsConnection;
+  #client: JetStreamClient | undefined;
   readonly #subject: string;
   readonly #session: string;
   readonly #queue: Queue;
@@ -27,22 +27,19 @@ export class Publisher {
   /** Counts connections: an acknowledgement for an earlier one says nothing about what is sent again. */
   #connectionNumber = 0;
   #inFlight = 0;
-  #connected = true;
+  #connected = false;
   #failing = false;
   #pause_ms: number = publishRetryMilliseconds.min;
   #pausing = false;
   #idle = Promise.withResolvers<void>();
 
   constructor(options: {
-    connection: NatsConnection;
     subject: string;
     session: string;
     bounds: QueueBounds;
     clock: Clock;
     telemetry: Telemetry;
   }) {
-    this.#connection = options.connection;
-    this.#client = jetstream(options.connection, { timeout: acknowledgeMilliseconds });
     this.#subject = options.subject;
     this.#session = options.session;
     this.#queue = new Queue(options.bounds);
@@ -56,10 +53,16 @@ export class Publisher {
     return { frames, bytes, age_ms: oldest_ms === undefined ? 0 : this.#clock.monotonic_ms() - oldest_ms };
   }
 
+  /** Begins to send over this connection. */
+  open(connection: NatsConnection): void {
+    this.#client = jetstream(connection, { timeout: acknowledgeMilliseconds });
+    this.reconnected();
+  }
+
   /** Takes a frame; it is sent as soon as the window and the connection allow. */
   publish(sequence: number, bytes: Uint8Array): void {
     if (bytes.length > frameBytesMax) {
-      this.#telemetry.framesGivenUp(1, 'frame size');
+      this.#telemetry.frameTooLarge(bytes.length, frameBytesMax);
       return;
     }
     const now_ms = this.#clock.monotonic_ms();
@@ -67,6 +70,11 @@ export class Publisher {
     const { dropped, bound } = this.#queue.append(sequence, bytes, now_ms);
     if (dropped > 0) this.#telemetry.framesGivenUp(dropped, bound);
     this.#pump();
+  }
+
+  /** Forgets what was never sent; returns how many frames that was. */
+  discard(): number {
+    return this.#queue.clear();
   }
 
   /** The connection is gone: what is under way is not waited for. */
@@ -80,36 +88,40 @@ export class Publisher {
     this.#connectionNumber++;
     this.#inFlight = 0;
     this.#queue.forget(this.#clock.monotonic_ms() - keepAcknowledgedMilliseconds);
-    this.#queue.resend();
+    this.#queue.putAllBack();
     this.#pump();
   }
 
-  /** Waits until everything is acknowledged or the time is over; returns how many frames were left. */
+  /**
+   * Waits until everything is acknowledged or the time is over, and sends nothing from then on; returns how many frames
+   * were left. What was never connected has nobody to wait for.
+   */
   async stop(limit_ms: number): Promise<number> {
     this.#idle = Promise.withResolvers();
     const limit = new AbortController();
-    const over = this.#clock.sleep(limit_ms, limit.signal).catch(() => undefined);
-    if (this.#queue.waiting.frames > 0) await Promise.race([this.#idle.promise, over]);
+    if (this.#client && limit_ms > 0 && this.#queue.waiting.frames > 0)
+      await Promise.race([this.#idle.promise, this.#clock.sleep(limit_ms, limit.signal).catch(() => undefined)]);
     limit.abort();
     this.#stopping.abort();
     return this.#queue.waiting.frames;
   }
 
   #pump(): void {
-    while (this.#connected && !this.#pausing && this.#inFlight < publishWindowFrames) {
-      const frame = this.#queue.nextWaiting();
-      if (!frame || this.#stopping.signal.aborted) return;
-      frame.state = 'sent';
+    const client = this.#client;
+    while (client && this.#connected && !this.#pausing && this.#inFlight < publishWindowFrames) {
+      if (this.#stopping.signal.aborted) return;
+      const frame = this.#queue.take();
+      if (!frame) return;
       this.#inFlight++;
-      void this.#send(frame, this.#connectionNumber);
+      void this.#send(client, frame, this.#connectionNumber);
     }
   }
 
-  async #send(frame: QueuedFrame, connectionNumber: number): Promise<void> {
+  async #send(client: JetStreamClient, frame: QueuedFrame, connectionNumber: number): Promise<void> {
     const begin_ms = this.#clock.monotonic_ms();
     let failure: unknown;
     try {
-      await this.#client.publish(this.#subject, frame.bytes, { msgID: messageId(this.#session, frame.sequence) });
+      await client.publish(this.#subject, frame.bytes, { msgID: messageId(this.#session, frame.sequence) });
     } catch (cause) {
       failure = cause;
     }
@@ -117,18 +129,17 @@ export class Publisher {
     if (connectionNumber !== this.#connectionNumber) return;
     this.#inFlight--;
     if (failure !== undefined) {
-      frame.state = 'waiting';
+      this.#queue.putBack(frame);
       await this.#afterFailure(failure);
     } else {
-      frame.state = 'acknowledged';
-      frame.acknowledgedAt_ms = this.#clock.monotonic_ms();
-      this.#telemetry.framePublished(frame.acknowledgedAt_ms - begin_ms);
+      const now_ms = this.#clock.monotonic_ms();
+      if (this.#queue.acknowledge(frame, now_ms)) this.#telemetry.framePublished(now_ms - begin_ms);
       this.#pause_ms = publishRetryMilliseconds.min;
       if (this.#failing) {
         this.#failing = false;
         this.#telemetry.publishHealed(this.#queue.waiting.frames);
       }
-      if (this.#inFlight === 0 && !this.#queue.nextWaiting()) this.#idle.resolve();
+      if (this.#inFlight === 0 && this.#queue.waiting.frames === 0) this.#idle.resolve();
     }
     this.#pump();
   }
@@ -139,7 +150,7 @@ export class Publisher {
       this.#failing = true;
       this.#telemetry.publishFailed(whyNotTaken(cause), this.#queue.waiting.frames);
     }
-    if (this.#pausing || this.#connection.isClosed()) return;
+    if (this.#pausing || this.#stopping.signal.aborted) return;
     this.#pausing = true;
     await this.#clock.sleep(this.#pause_ms, this.#stopping.signal).catch(() => undefined);
     this.#pause_ms = Math.min(this.#pause_ms * 2, publishRetryMilliseconds.max);
@@ -148,7 +159,7 @@ export class Publisher {
 }
 
 /** The reason of a failure. That nobody answers is no fault of JetStream: no collector has made the stream yet. */
-function whyNotTaken(cause: unknown): string {
+export function whyNotTaken(cause: unknown): string {
   const inner = cause instanceof Error ? cause.cause : undefined;
   if (inner instanceof errors.RequestError && inner.isNoResponders())
     return 'no stream takes this subject yet: a collector makes it when it starts';

@@ -1,33 +1,71 @@
 import { expect, test } from 'vitest';
-import { Queue } from '#queue.ts';
+import { Queue, type QueuedFrame } from '#queue.ts';
 
 const bytes = (size: number) => new Uint8Array(size);
 
-test('frames leave in order and are forgotten only some time after their acknowledgement', () => {
-  const queue = new Queue({ frames: 10, bytes: 1000 });
-  for (const sequence of [1, 2, 3]) queue.append(sequence, bytes(10), sequence);
-  const first = queue.nextWaiting()!;
-  expect(first.sequence).toBe(1);
-  Object.assign(first, { state: 'acknowledged', acknowledgedAt_ms: 100 });
-  expect(queue.nextWaiting()?.sequence).toBe(2);
-  expect(queue.waiting).toEqual({ frames: 2, bytes: 20, oldest_ms: 2 });
-  queue.forget(100);
-  queue.resend();
-  expect(queue.nextWaiting()?.sequence).toBe(1);
-  Object.assign(first, { state: 'acknowledged', acknowledgedAt_ms: 100 });
-  queue.forget(101);
-  queue.resend();
-  expect(queue.nextWaiting()?.sequence).toBe(2);
+function queueOf(sequences: readonly number[], bounds = { frames: 10, bytes: 1000 }): Queue {
+  const queue = new Queue(bounds);
+  for (const sequence of sequences) queue.append(sequence, bytes(10), sequence);
+  return queue;
+}
+
+const takeAll = (queue: Queue): QueuedFrame[] => {
+  const taken: QueuedFrame[] = [];
+  for (let frame = queue.take(); frame; frame = queue.take()) taken.push(frame);
+  return taken;
+};
+const sequences = (frames: readonly QueuedFrame[]) => frames.map(({ sequence }) => sequence);
+
+test('frames leave in order, each once, and one that did not arrive goes before all newer ones', () => {
+  const queue = queueOf([1, 2, 3, 4]);
+  const [first, second] = [queue.take()!, queue.take()!];
+  expect(sequences([first, second])).toEqual([1, 2]);
+  queue.putBack(first);
+  expect(sequences(takeAll(queue))).toEqual([1, 3, 4]);
+  expect(queue.take()).toBe(undefined);
 });
 
-test('at the bound of frames the oldest go, and only unacknowledged ones count as dropped', () => {
-  const queue = new Queue({ frames: 2, bytes: 1000 });
-  queue.append(1, bytes(10), 0);
-  Object.assign(queue.nextWaiting()!, { state: 'acknowledged', acknowledgedAt_ms: 0 });
+test('a frame is forgotten only some time after its acknowledgement; until then it is sent again with the rest', () => {
+  const queue = queueOf([1, 2, 3]);
+  const [first] = takeAll(queue);
+  expect(queue.acknowledge(first!, 100)).toBe(true);
+  expect(queue.waiting).toEqual({ frames: 2, bytes: 20, oldest_ms: 2 });
+  queue.forget(100);
+  queue.putAllBack();
+  const again = takeAll(queue);
+  expect(sequences(again)).toEqual([1, 2, 3]);
+  // What the log had already said of it is not news.
+  expect(queue.acknowledge(again[0]!, 200)).toBe(false);
+  queue.forget(201);
+  queue.putAllBack();
+  expect(sequences(takeAll(queue))).toEqual([2, 3]);
+});
+
+test('an acknowledged frame behind one that waits is not forgotten before it', () => {
+  const queue = queueOf([1, 2]);
+  const [, second] = takeAll(queue);
+  queue.acknowledge(second!, 0);
+  queue.forget(1000);
+  queue.putAllBack();
+  expect(sequences(takeAll(queue))).toEqual([1, 2]);
+});
+
+test('at the bound of frames the oldest go, and only those count as dropped that were never acknowledged', () => {
+  const queue = queueOf([1], { frames: 2, bytes: 1000 });
+  queue.acknowledge(queue.take()!, 0);
   queue.append(2, bytes(10), 0);
   expect(queue.append(3, bytes(10), 0)).toEqual({ dropped: 0, bound: 'frames' });
   expect(queue.append(4, bytes(10), 0)).toEqual({ dropped: 1, bound: 'frames' });
-  expect(queue.nextWaiting()?.sequence).toBe(3);
+  expect(sequences(takeAll(queue))).toEqual([3, 4]);
+});
+
+test('a frame that was given up under way is not counted a second time when it arrives after all', () => {
+  const queue = queueOf([1], { frames: 1, bytes: 1000 });
+  const first = queue.take()!;
+  expect(queue.append(2, bytes(10), 0).dropped).toBe(1);
+  expect(queue.acknowledge(first, 0)).toBe(false);
+  queue.putBack(first);
+  expect(sequences(takeAll(queue))).toEqual([2]);
 });
 
 test('at the bound of bytes the oldest go, but never the newest', () => {
@@ -35,5 +73,7 @@ test('at the bound of bytes the oldest go, but never the newest', () => {
   queue.append(1, bytes(60), 0);
   expect(queue.append(2, bytes(60), 0)).toEqual({ dropped: 1, bound: 'bytes' });
   expect(queue.append(3, bytes(500), 0)).toEqual({ dropped: 1, bound: 'bytes' });
-  expect(queue.nextWaiting()?.sequence).toBe(3);
+  expect(sequences(takeAll(queue))).toEqual([3]);
+  expect(queue.clear()).toBe(1);
+  expect(queue.waiting).toEqual({ frames: 0, bytes: 0, oldest_ms: undefined });
 });

@@ -1,12 +1,12 @@
-/** A frame on its way to the log. */
+/** A frame on its way to the log. Its state is the queue's. */
 export type QueuedFrame = {
   readonly sequence: number;
   readonly bytes: Uint8Array;
   /** Monotonic milliseconds. */
   readonly queuedAt_ms: number;
-  state: 'waiting' | 'sent' | 'acknowledged';
-  /** Monotonic milliseconds; set with the state. */
-  acknowledgedAt_ms: number;
+  state: 'waiting' | 'taken' | 'acknowledged' | 'given up';
+  /** Monotonic milliseconds of the newest acknowledgement; undefined before the first. */
+  acknowledgedAt_ms: number | undefined;
 };
 
 export type QueueBounds = { frames: number; bytes: number };
@@ -19,12 +19,14 @@ export class Queue {
   readonly #bounds: QueueBounds;
   #frames: QueuedFrame[] = [];
   #bytes = 0;
+  /** No frame before this place waits: a long backlog is not searched from its beginning for each frame. */
+  #searchFrom = 0;
 
   constructor(bounds: QueueBounds) {
     this.#bounds = bounds;
   }
 
-  /** Frames that the log has not acknowledged. */
+  /** Frames that the log has not acknowledged, their bytes, and when the oldest was made. */
   get waiting(): { frames: number; bytes: number; oldest_ms: number | undefined } {
     let frames = 0;
     let bytes = 0;
@@ -38,9 +40,9 @@ export class Queue {
     return { frames, bytes, oldest_ms };
   }
 
-  /** Adds a frame; returns how many unacknowledged ones had to go, and for which bound. */
+  /** Adds a frame; returns how many that were never acknowledged had to go, and for which bound. */
   append(sequence: number, bytes: Uint8Array, now_ms: number): { dropped: number; bound: 'frames' | 'bytes' } {
-    this.#frames.push({ sequence, bytes, queuedAt_ms: now_ms, state: 'waiting', acknowledgedAt_ms: 0 });
+    this.#frames.push({ sequence, bytes, queuedAt_ms: now_ms, state: 'waiting', acknowledgedAt_ms: undefined });
     this.#bytes += bytes.length;
     let dropped = 0;
     let bound: 'frames' | 'bytes' = 'frames';
@@ -48,32 +50,64 @@ export class Queue {
       if (this.#frames.length > this.#bounds.frames) bound = 'frames';
       else if (this.#bytes > this.#bounds.bytes) bound = 'bytes';
       else break;
-      const oldest = this.#frames.shift();
-      if (!oldest) break;
-      this.#bytes -= oldest.bytes.length;
-      if (oldest.state !== 'acknowledged') dropped++;
+      const [oldest] = this.#removeFirst(1);
+      if (oldest?.acknowledgedAt_ms !== undefined) continue;
+      if (oldest) oldest.state = 'given up';
+      dropped++;
     }
     return { dropped, bound };
   }
 
-  /** The oldest frame that is to be sent. */
-  nextWaiting(): QueuedFrame | undefined {
-    return this.#frames.find(({ state }) => state === 'waiting');
+  /** The oldest frame that is to be sent: it counts as under way until it is acknowledged or put back. */
+  take(): QueuedFrame | undefined {
+    while (this.#searchFrom < this.#frames.length) {
+      const frame = this.#frames[this.#searchFrom++];
+      if (frame?.state !== 'waiting') continue;
+      frame.state = 'taken';
+      return frame;
+    }
+    return undefined;
   }
 
-  /** Forgets what was acknowledged before this time. */
-  forget(before_ms: number): void {
-    let count = 0;
-    for (const frame of this.#frames) {
-      if (frame.state !== 'acknowledged' || frame.acknowledgedAt_ms >= before_ms) break;
-      this.#bytes -= frame.bytes.length;
-      count++;
-    }
-    if (count > 0) this.#frames.splice(0, count);
+  /** The log has a frame; true when this is new of it, and it was not given up meanwhile. */
+  acknowledge(frame: QueuedFrame, now_ms: number): boolean {
+    if (frame.state === 'given up') return false;
+    const isFirst = frame.acknowledgedAt_ms === undefined;
+    frame.state = 'acknowledged';
+    frame.acknowledgedAt_ms = now_ms;
+    return isFirst;
+  }
+
+  /** A frame did not arrive: it is to be sent again. */
+  putBack(frame: QueuedFrame): void {
+    if (frame.state !== 'taken') return;
+    frame.state = 'waiting';
+    this.#searchFrom = 0;
   }
 
   /** Everything that is still here is to be sent again: the server may have lost what it had not synced. */
-  resend(): void {
+  putAllBack(): void {
     for (const frame of this.#frames) frame.state = 'waiting';
+    this.#searchFrom = 0;
+  }
+
+  /** Forgets what was acknowledged before this time, as far as nothing older waits. */
+  forget(before_ms: number): void {
+    const kept = this.#frames.findIndex(
+      ({ state, acknowledgedAt_ms }) => state !== 'acknowledged' || (acknowledgedAt_ms ?? before_ms) >= before_ms,
+    );
+    this.#removeFirst(kept < 0 ? this.#frames.length : kept);
+  }
+
+  /** Forgets everything; returns how many frames that was. */
+  clear(): number {
+    return this.#removeFirst(this.#frames.length).length;
+  }
+
+  #removeFirst(count: number): QueuedFrame[] {
+    const removed = this.#frames.splice(0, count);
+    for (const { bytes } of removed) this.#bytes -= bytes.length;
+    this.#searchFrom = Math.max(0, this.#searchFrom - count);
+    return removed;
   }
 }

@@ -1,4 +1,3 @@
-import { setTimeout } from 'node:timers/promises';
 import {
   encodeFrame,
   encodeHostDescription,
@@ -7,18 +6,26 @@ import {
   type HostRefusal,
   subject,
 } from '@fleetreel/proto';
-import { type JetStreamClient, jetstream } from '@nats-io/jetstream';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
-import { HostName } from '#claim.ts';
+import { jetstream } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/transport-node';
+import { type Claim, HostName } from '#claim.ts';
 import type { Clock } from '#clock.ts';
 import { program, type Settings } from '#config.ts';
+import { connectLog } from '#connect.ts';
 import { addresses, describe, type Identity } from '#host.ts';
-import { acknowledgeMilliseconds, describeMilliseconds, publishRetryMilliseconds, stopMilliseconds } from '#limits.ts';
-import { Publisher } from '#publisher.ts';
+import {
+  acknowledgeMilliseconds,
+  closeMilliseconds,
+  describeMilliseconds,
+  describeRetryMilliseconds,
+  stopMilliseconds,
+} from '#limits.ts';
+import { Publisher, whyNotTaken } from '#publisher.ts';
+import { untilItSucceeds } from '#retry.ts';
 import { Sampler } from '#sampler.ts';
 import { selfReport } from '#self.ts';
 import type { Source } from '#source.ts';
-import { sentence, Telemetry } from '#telemetry.ts';
+import { Telemetry } from '#telemetry.ts';
 
 export type RunOptions = {
   settings: Settings;
@@ -30,47 +37,29 @@ export type RunOptions = {
   clock: Clock;
   /** Stops the agent. */
   signal: AbortSignal;
+  /** Somebody asks that the host description be looked at now. */
+  onLookAgain: (listener: () => void) => void;
 };
 
-/** Samples and publishes until the signal, or until the name is lost; returns the exit code. */
+/** What every part of a running agent needs. */
+type Agent = RunOptions & { telemetry: Telemetry };
+
+/**
+ * Samples from the start and publishes as soon as the log can be reached and the name is ours, until the signal or until
+ * the name is lost; returns the exit code.
+ */
 export async function run(options: RunOptions): Promise<number> {
   const { settings, identity, session, interval_ms, sources, clock } = options;
   const telemetry = new Telemetry(settings.log.level);
   const ended = new AbortController();
   const signal = AbortSignal.any([options.signal, ended.signal]);
-  let connection: NatsConnection;
-  try {
-    connection = await connectLog(settings.nats.url, telemetry, clock, signal);
-  } catch (cause) {
-    if (signal.aborted) return 0;
-    throw cause;
-  }
-  const address = { tenant: settings.tenant, host: identity.host };
   const publisher = new Publisher({
-    connection,
-    subject: subject({ ...address, kind: 'frame' }),
+    subject: subject({ tenant: settings.tenant, host: identity.host, kind: 'frame' }),
     session,
     bounds: settings.queue,
     clock,
     telemetry,
   });
-  const log = jetstream(connection, { timeout: acknowledgeMilliseconds });
-  const say = (kind: 'host' | 'refusal', bytes: Uint8Array, id: string) =>
-    publishUntilTaken(log, subject({ ...address, kind }), bytes, id, clock, signal);
-  let describing: Promise<void> = Promise.resolve();
-  const description = () =>
-    describe(identity, {
-      session,
-      time_us: clock.now_us(),
-      agent_version: program.version,
-      interval_ms,
-      tags: settings.tags,
-    });
-  void follow(connection, publisher, telemetry);
-
-  let exitCode = 0;
-  let sampling: Promise<void> = Promise.resolve();
-  let name: HostName | undefined;
   const sampler = new Sampler({
     sources,
     interval_ms,
@@ -78,180 +67,182 @@ export async function run(options: RunOptions): Promise<number> {
     telemetry,
     self: selfReport(program.version, publisher, telemetry, clock),
   });
+  let isRefused = false;
+  let sequence = 0;
+  telemetry.started(
+    identity.host,
+    settings.interval,
+    sources.map((source) => source.name),
+  );
+  const sampling = sampler.run(({ time_us, tables }) => {
+    if (isRefused) return;
+    sequence++;
+    publisher.publish(sequence, encodeFrame({ session, sequence, time_us, interval_ms, tables }));
+  }, signal);
+  const holding = new Holding({ ...options, signal, telemetry }, publisher, (refused) => {
+    isRefused = refused;
+    if (!refused) return;
+    // Nothing of this session has been sent: its frames are numbered from the beginning once the name is ours.
+    telemetry.framesOfRefusedName(publisher.discard());
+    sequence = 0;
+  });
+
+  let lost: string | undefined;
   try {
-    const claim = {
-      machineId: identity.machineId,
-      bootId: identity.bootId,
-      session,
-      addresses: addresses(),
-      claimedAt: Math.round(clock.now_us() / 1000),
-    };
-    name = await openName({ connection, ...address, claim, clock, telemetry }, signal);
-    await name.take((refusal) => void sayRefusal(refusal, say, telemetry), signal);
-    describing = keepDescribed(description, say, telemetry, clock, signal);
-    let sequence = 0;
-    telemetry.started(
-      identity.host,
-      settings.interval,
-      sources.map((source) => source.name),
-    );
-    sampling = sampler.run(({ time_us, tables }) => {
-      sequence++;
-      publisher.publish(sequence, encodeFrame({ session, sequence, time_us, interval_ms, tables }));
-    }, signal);
-    const lost = await Promise.race([name.lost(signal), sampling.then(() => undefined)]);
-    if (lost !== undefined) {
-      telemetry.nameLost(lost);
-      exitCode = 1;
-    }
+    lost = await Promise.race([holding.untilLost(), sampling.then(() => undefined)]);
+    if (lost !== undefined) telemetry.nameLost(lost);
   } catch (cause) {
     if (!options.signal.aborted) throw cause;
   } finally {
     ended.abort();
-    await sampling;
-    await describing;
+    await Promise.allSettled([sampling]);
     telemetry.stopping(publisher.waiting.frames);
-    const left = await publisher.stop(stopMilliseconds);
+    // Under a name that is another's now, nothing more is sent.
+    const left = await publisher.stop(lost === undefined ? stopMilliseconds : 0);
     if (left > 0) telemetry.abandoned(left);
-    name?.close();
-    await sampler.close();
-    await Promise.race([connection.close(), setTimeout(1000)]);
+    await Promise.race([Promise.all([sampler.close(), holding.close()]), clock.sleep(closeMilliseconds)]);
   }
-  return exitCode;
+  return lost === undefined ? 0 : 1;
 }
 
-/**
- * Connects, trying until it can; from then on the client reconnects by itself, for ever.
- * @throws the signal's reason
- */
-async function connectLog(
-  url: string,
-  telemetry: Telemetry,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<NatsConnection> {
-  let said = '';
-  for (
-    let pause_ms: number = publishRetryMilliseconds.min;
-    ;
-    pause_ms = Math.min(pause_ms * 2, publishRetryMilliseconds.max)
-  ) {
-    signal.throwIfAborted();
-    try {
-      const connection = await connect(connectOptions(url));
-      telemetry.connected(connection.getServer());
-      return connection;
-    } catch (cause) {
-      const reason = sentence(cause);
-      if (reason !== said) telemetry.connecting(url, reason);
-      said = reason;
+/** The connection to the log and the host's name: from the first attempt to connect until the name is lost. */
+class Holding {
+  readonly #agent: Agent;
+  readonly #publisher: Publisher;
+  readonly #refused: (isRefused: boolean) => void;
+  #connection: NatsConnection | undefined;
+  #name: HostName | undefined;
+
+  constructor(agent: Agent, publisher: Publisher, refused: (isRefused: boolean) => void) {
+    this.#agent = agent;
+    this.#publisher = publisher;
+    this.#refused = refused;
+  }
+
+  /** Resolves with the reason when another agent has taken the name, with undefined at the signal. */
+  async untilLost(): Promise<string | undefined> {
+    const { settings, identity, clock, signal, telemetry } = this.#agent;
+    const connection = await untilItSucceeds(
+      () => connectLog(settings.nats.url, identity.host),
+      (cause) => telemetry.connecting(settings.nats.url, cause),
+      clock,
+      signal,
+    );
+    this.#connection = connection;
+    telemetry.connected(connection.getServer());
+    return await Promise.race([this.#hold(connection), this.#follow(connection)]);
+  }
+
+  async close(): Promise<void> {
+    this.#name?.close();
+    await this.#connection?.close();
+  }
+
+  async #hold(connection: NatsConnection): Promise<string | undefined> {
+    const { settings, identity, clock, signal, telemetry } = this.#agent;
+    const { tenant } = settings;
+    const { host } = identity;
+    const name = await untilItSucceeds(
+      () => HostName.open({ connection, tenant, host, claim: this.#claim(), clock, telemetry }),
+      (cause) => telemetry.failed('the bucket of claims can not be used; trying again', cause),
+      clock,
+      signal,
+    );
+    this.#name = name;
+    await name.take((refusal) => {
+      this.#refused(true);
+      this.#publish('refusal', encodeHostRefusal(refusal), refusalId(refusal));
+    }, signal);
+    this.#refused(false);
+    this.#publisher.open(connection);
+    this.#keepDescribed();
+    return await name.lost(signal);
+  }
+
+  #claim(): Claim {
+    const { identity, session, clock } = this.#agent;
+    const { machineId, bootId } = identity;
+    return { machineId, bootId, session, addresses: addresses(), claimedAt: Math.round(clock.now_us() / 1000) };
+  }
+
+  /** @throws Error when the connection is closed for good, though nobody asked for it */
+  async #follow(connection: NatsConnection): Promise<undefined> {
+    const { telemetry, signal } = this.#agent;
+    for await (const status of connection.status()) {
+      if (status.type === 'disconnect') {
+        telemetry.disconnected();
+        this.#publisher.disconnected();
+      } else if (status.type === 'reconnect') {
+        telemetry.reconnected(connection.getServer());
+        this.#publisher.reconnected();
+      } else if (status.type === 'error') telemetry.failed('NATS reports an error', status.error);
     }
-    await clock.sleep(pause_ms, signal);
+    const cause = await connection.closed();
+    if (!signal.aborted) throw new Error('the connection to NATS was closed', { cause });
   }
-}
 
-/** How the agent connects: it never gives up, and is alone in reading its answers. */
-export const connectOptions = (url: string) => ({
-  servers: url.split(',').map((server) => server.trim()),
-  name: program.name,
-  timeout: 5000,
-  maxReconnectAttempts: -1,
-  reconnectTimeWait: 500,
-  reconnectJitter: 500,
-  ignoreAuthErrorAbort: true,
-  // Otherwise each request builds a stack trace in advance: half of the CPU time of publishing.
-  noAsyncTraces: true,
-  pingInterval: 10_000,
-});
-
-async function follow(connection: NatsConnection, publisher: Publisher, telemetry: Telemetry): Promise<void> {
-  for await (const status of connection.status()) {
-    if (status.type === 'disconnect') {
-      telemetry.disconnected();
-      publisher.disconnected();
-    } else if (status.type === 'reconnect') {
-      telemetry.reconnected(connection.getServer());
-      publisher.reconnected();
-    } else if (status.type === 'error') telemetry.failed('NATS reports an error', status.error);
-  }
-}
-
-async function openName(options: Parameters<typeof HostName.open>[0], signal: AbortSignal): Promise<HostName> {
-  for (
-    let pause_ms: number = publishRetryMilliseconds.min;
-    ;
-    pause_ms = Math.min(pause_ms * 2, publishRetryMilliseconds.max)
-  ) {
-    signal.throwIfAborted();
-    try {
-      return await HostName.open(options);
-    } catch (cause) {
-      options.telemetry.failed('the bucket of claims can not be used; trying again', cause);
-    }
-    await options.clock.sleep(pause_ms, signal);
-  }
-}
-
-type Say = (kind: 'host' | 'refusal', bytes: Uint8Array, id: string) => Promise<void>;
-
-/** Publishes a message of the log; until a collector has made the stream there is nobody who takes it. */
-async function publishUntilTaken(
-  log: JetStreamClient,
-  to: string,
-  bytes: Uint8Array,
-  msgID: string,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<void> {
-  for (
-    let pause_ms: number = publishRetryMilliseconds.min;
-    ;
-    pause_ms = Math.min(pause_ms * 2, publishRetryMilliseconds.max)
-  ) {
-    signal.throwIfAborted();
-    try {
-      await log.publish(to, bytes, { msgID });
-      return;
-    } catch (cause) {
-      // The connection is followed elsewhere, and what it says is logged there; here it is only tried again.
-      signal.throwIfAborted();
-      await clock.sleep(pause_ms, signal);
-      void cause;
-    }
-  }
-}
-
-async function sayRefusal(refusal: HostRefusal, say: Say, telemetry: Telemetry): Promise<void> {
-  try {
-    await say('refusal', encodeHostRefusal(refusal), `refusal-${refusal.machine_id}-${refusal.time_us}`);
-  } catch (cause) {
-    telemetry.failed('the refusal could not be published', cause);
-  }
-}
-
-/** Publishes the host description at once, and again when something of it has changed. */
-async function keepDescribed(
-  make: () => Promise<HostDescription>,
-  say: Say,
-  telemetry: Telemetry,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<void> {
-  let said = '';
-  while (!signal.aborted) {
-    try {
-      const description = await make();
-      const { time_us: _, boot_time_us: __, ...stable } = description;
-      const text = JSON.stringify(stable);
-      if (text !== said) {
-        await say('host', encodeHostDescription(description), `host-${description.session}-${description.time_us}`);
-        telemetry.described(description.host);
-        said = text;
+  /** Publishes the host description at once, when somebody asks, and when something of it has changed. */
+  #keepDescribed(): void {
+    const { signal, telemetry, clock, onLookAgain } = this.#agent;
+    let wake = new AbortController();
+    onLookAgain(() => wake.abort());
+    let said = '';
+    const look = async (): Promise<number> => {
+      try {
+        const description = await this.#description();
+        const text = whatStays(description);
+        if (text !== said) {
+          this.#publish(
+            'host',
+            encodeHostDescription(description),
+            `host-${description.session}-${description.time_us}`,
+          );
+          said = text;
+        }
+        return describeMilliseconds;
+      } catch (cause) {
+        telemetry.failed('the host description could not be made; trying again', cause);
+        return describeRetryMilliseconds;
       }
-    } catch (cause) {
-      if (signal.aborted) return;
-      telemetry.failed('the host description failed', cause);
-    }
-    await clock.sleep(describeMilliseconds, signal).catch(() => undefined);
+    };
+    const keep = async (): Promise<void> => {
+      while (!signal.aborted) {
+        const pause_ms = await look();
+        // Woken, or stopped.
+        await clock.sleep(pause_ms, AbortSignal.any([signal, wake.signal])).catch(() => undefined);
+        wake = new AbortController();
+      }
+    };
+    void keep();
+  }
+
+  #description(): Promise<HostDescription> {
+    const { settings, identity, session, interval_ms, clock } = this.#agent;
+    const { tags } = settings;
+    const time_us = clock.now_us();
+    return describe(identity, { session, time_us, agent_version: program.version, interval_ms, tags }, clock);
+  }
+
+  /** Sends a message until the log has taken it, or the agent ends. */
+  #publish(kind: 'host' | 'refusal', bytes: Uint8Array, msgID: string): void {
+    const { settings, identity, clock, signal, telemetry } = this.#agent;
+    const to = subject({ tenant: settings.tenant, host: identity.host, kind });
+    const log = jetstream(this.#connection as NatsConnection, { timeout: acknowledgeMilliseconds });
+    untilItSucceeds(
+      () => log.publish(to, bytes, { msgID }),
+      (cause) => telemetry.messageWaits(kind, whyNotTaken(cause)),
+      clock,
+      signal,
+    ).then(
+      () => telemetry.messageTaken(kind),
+      // The agent ends, and says itself what it leaves.
+      () => undefined,
+    );
   }
 }
+
+const refusalId = ({ machine_id, time_us }: HostRefusal): string => `refusal-${machine_id}-${time_us}`;
+
+/** A description without what is different each time it is made. */
+const whatStays = (description: HostDescription): string =>
+  JSON.stringify({ ...description, time_us: 0, boot_time_us: 0 });

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
-import type { Agent, Tables } from '@fleetreel/proto';
-import { expect, test } from 'vitest';
+import { type Agent, decodeFrame, encodeFrame, type Tables } from '@fleetreel/proto';
+import { expect, onTestFinished, test } from 'vitest';
 import type { Clock } from '#clock.ts';
 import { Sampler } from '#sampler.ts';
 import { type Source, Unavailable } from '#source.ts';
@@ -10,7 +10,9 @@ import { Telemetry } from '#telemetry.ts';
 class MovedClock implements Clock {
   #ms = 1_795_238_811_539;
   #sleepers: { at: number; wake: () => void }[] = [];
-  now_us = () => this.#ms * 1000;
+  /** How far the wall clock was set; the monotonic one knows nothing of it. */
+  set_ms = 0;
+  now_us = () => (this.#ms + this.set_ms) * 1000;
   monotonic_ms = () => this.#ms;
 
   sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
@@ -19,6 +21,11 @@ class MovedClock implements Clock {
     signal?.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
     if (signal?.aborted) reject(signal.reason as Error);
     return promise;
+  }
+
+  /** Time that passes while nothing else can run. */
+  block(milliseconds: number): void {
+    this.#ms += milliseconds;
   }
 
   async move(milliseconds: number): Promise<void> {
@@ -155,15 +162,122 @@ test('a source with its own clock is read that often', async () => {
   expect(reads).toBe(4);
 });
 
+test('a source that is always slow costs its rows, but no load and no wrong time', async () => {
+  const clock = new MovedClock();
+  let calls = 0;
+  const slow = source('slow', async () => {
+    calls++;
+    await clock.sleep(1500);
+    return rows(1);
+  });
+  const { sampler: one } = sampler([slow], clock);
+  const states: unknown[] = [];
+  for (let tick = 0; tick < 24; tick++) {
+    const sample = one.sample();
+    await clock.move(1000);
+    const { tables } = await sample;
+    expect(tables.udp).toBe(undefined);
+    states.push(...status(tables, 'slow'));
+    await clock.move(4000);
+  }
+  expect(new Set(states)).toEqual(
+    new Set(['failed', 'has not answered for 1 s', 'answered after 1.5 s, when its tick was over']),
+  );
+  // In two minutes: at once, then after pauses of 1, 2, 4, 8, 16, 32 and 60 s, each to the next tick.
+  expect(calls).toBe(7);
+});
+
+test('a source is not opened again while it is still being closed', async () => {
+  const clock = new MovedClock();
+  const steps: string[] = [];
+  const bad = source('bad', () => Promise.reject(new Error('torn')), {
+    open: () => void steps.push('open'),
+    close: async () => {
+      await clock.sleep(7000);
+      steps.push('closed');
+    },
+  });
+  const { sampler: one } = sampler([bad], clock, 1000);
+  for (let tick = 0; tick < 10; tick++) {
+    const sample = one.sample();
+    await clock.move(1000);
+    await sample;
+  }
+  expect(steps).toEqual(['open', 'closed', 'open']);
+});
+
+test.each([
+  ['columns of different length', { disk_io: { device: ['sda', 'sdb'], read_bytes_per_second: [1] } }, /1 rows, not 2/],
+  ['a table without its key', { disk_io: { device: [], read_bytes_per_second: [1] } }, /key device is absent/],
+  ['a table that does not exist', { dsik_io: { device: ['sda'] } }, /"dsik_io", which the contract does not know/],
+])('%s fail their source, not the frame', async (_, wrong, reason) => {
+  const clock = new MovedClock();
+  const { sampler: one } = sampler(
+    [
+      source('wrong', () => wrong as unknown as Tables),
+      source('late and wrong', async () => wrong as unknown as Tables),
+      source('good', () => rows(2)),
+    ],
+    clock,
+  );
+  const { time_us, tables } = await one.sample();
+  for (const name of ['wrong', 'late and wrong'])
+    expect(status(tables, name)).toEqual(['failed', expect.stringMatching(reason)]);
+  const header = { session: '0123456789abcdef', sequence: 1, time_us, interval_ms: 5000 };
+  const frame = decodeFrame(encodeFrame({ ...header, tables }));
+  expect(Object.keys(frame.tables).sort()).toEqual(['agent', 'source', 'udp']);
+});
+
+async function ticking(sources: Source[], clock: MovedClock) {
+  const { sampler: one, telemetry } = sampler(sources, clock);
+  const times: number[] = [];
+  const stop = new AbortController();
+  const running = one.run(({ time_us }) => times.push(time_us / 1000), stop.signal);
+  onTestFinished(async () => {
+    stop.abort();
+    await running;
+  });
+  return { times, telemetry };
+}
+
 test('ticks are aligned to the wall clock; missed ones are skipped and counted', async () => {
   const clock = new MovedClock();
-  const times: number[] = [];
-  const { sampler: one, telemetry } = sampler([source('good', () => rows(1))], clock);
-  const stop = new AbortController();
-  const running = one.run(({ time_us }) => times.push(time_us), stop.signal);
+  let blocked_ms = 0;
+  const blocking = source('blocking', () => {
+    clock.block(blocked_ms);
+    return rows(1);
+  });
+  const { times, telemetry } = await ticking([blocking], clock);
   await clock.move(15_000);
-  expect(times.map((time) => time % 5_000_000)).toEqual([0, 0, 0]);
+  expect(times.map((time) => time % 5000)).toEqual([0, 0, 0]);
   expect(telemetry.ticksSkipped).toBe(0);
-  stop.abort();
-  await running;
+  const before = times.at(-1) ?? 0;
+  // The next tick lasts two and a half intervals.
+  blocked_ms = 12_500;
+  await clock.move(5000);
+  blocked_ms = 0;
+  await clock.move(20_000);
+  expect(times.slice(3, 6).map((time) => time - before)).toEqual([5000, 20_000, 25_000]);
+  expect(telemetry.ticksSkipped).toBe(2);
+});
+
+test('a wall clock that is set back or forth brings no tick twice, counts none as missed, and is followed', async () => {
+  const clock = new MovedClock();
+  const { times, telemetry } = await ticking([source('good', () => rows(1))], clock);
+  await clock.move(10_000);
+  const count = times.length;
+  // As when it is corrected right after a tick.
+  const sinceTick = clock.now_us() / 1000 - (times.at(-1) ?? 0);
+  clock.set_ms -= sinceTick + 3;
+  await clock.move(2000);
+  expect(times.length).toBe(count);
+  await clock.move(20_000);
+  expect(times.slice(count).every((time) => time % 5000 === 0)).toBe(true);
+  clock.set_ms += 3_600_000;
+  await clock.move(20_000);
+  expect(times.slice(-2).every((time) => time % 5000 === 0)).toBe(true);
+  clock.set_ms -= 7_200_000;
+  await clock.move(30_000);
+  expect(times.slice(-2).every((time) => time % 5000 === 0)).toBe(true);
+  expect(telemetry.ticksSkipped).toBe(0);
 });

@@ -1,4 +1,11 @@
-import type { Agent, Source as SourceTable, Tables } from '@fleetreel/proto';
+import {
+  type Agent,
+  type Columns,
+  rowCount,
+  type Source as SourceTable,
+  type Tables,
+  tableNamed,
+} from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
 import {
   reasonCharactersMax,
@@ -72,7 +79,7 @@ export class Sampler {
   /** Ticks until the signal; every sample goes to `take`. */
   async run(take: (sample: Sample) => void, signal: AbortSignal): Promise<void> {
     let before_ms = Number.NaN;
-    while (await this.#nextTick(signal)) {
+    while (await this.#nextTick(before_ms, signal)) {
       const begin_ms = this.#clock.monotonic_ms();
       // By the monotonic clock: a wall clock that was set is no missed tick.
       const missed = Math.round((begin_ms - before_ms) / this.#interval_ms) - 1;
@@ -87,15 +94,19 @@ export class Sampler {
     const time_us = this.#clock.now_us();
     const begin_ms = this.#clock.monotonic_ms();
     const tables: Tables = {};
-    const open = { yes: true };
+    let isOver = false;
+    const take = (rows: Tables): boolean => {
+      if (!isOver) Object.assign(tables, rows);
+      return !isOver;
+    };
     const pending: Promise<void>[] = [];
     for (const watched of this.#watched) {
       if (!this.#isDue(watched, begin_ms)) continue;
-      const done = this.#read(watched, (rows) => open.yes && Object.assign(tables, rows));
+      const done = this.#read(watched, take);
       if (done) pending.push(done);
     }
     if (pending.length > 0) await this.#within(Promise.all(pending), this.#limit_ms);
-    open.yes = false;
+    isOver = true;
 
     const tick_s = (this.#clock.monotonic_ms() - begin_ms) / 1000;
     tables.agent = this.#self(this.#lastTick_s);
@@ -127,31 +138,25 @@ export class Sampler {
   }
 
   /** Opens and samples; returns a promise only when the source needs one, so that most of a tick is one straight run. */
-  #read(watched: Watched, take: (rows: Tables) => void): Promise<void> | undefined {
-    const { source } = watched;
+  #read(watched: Watched, take: (rows: Tables) => boolean): Promise<void> | undefined {
     const begin_ms = this.#clock.monotonic_ms();
     watched.runningSince_ms = begin_ms;
-    const succeed = (rows: Tables): void => {
-      this.#settle(watched, begin_ms);
-      watched.notBefore_ms = begin_ms + (source.every_ms ?? 0);
-      watched.retry_ms = sourceRetryMilliseconds.min;
-      this.#become(watched, 'ok', '');
-      take(rows);
-    };
-    const fail = (cause: unknown): void | Promise<void> => {
-      this.#settle(watched, begin_ms);
-      return this.#fail(watched, cause);
-    };
+    const succeed = (rows: Tables): void => this.#succeed(watched, begin_ms, checked(rows), take);
+    const fail = (cause: unknown): Promise<void> => this.#fail(watched, begin_ms, cause);
     try {
-      const opened = watched.isOpen ? undefined : source.open();
-      if (opened) return opened.then(() => this.#sampleOpen(watched)).then(succeed, fail);
+      const opened = watched.isOpen ? undefined : watched.source.open();
+      if (opened)
+        return opened
+          .then(() => this.#sampleOpen(watched))
+          .then(succeed)
+          .catch(fail);
       const rows = this.#sampleOpen(watched);
-      if (rows instanceof Promise) return rows.then(succeed, fail);
+      if (rows instanceof Promise) return rows.then(succeed).catch(fail);
       succeed(rows);
+      return undefined;
     } catch (cause) {
-      return fail(cause) ?? undefined;
+      return fail(cause);
     }
-    return undefined;
   }
 
   #sampleOpen(watched: Watched): Tables | Promise<Tables> {
@@ -159,28 +164,46 @@ export class Sampler {
     return watched.source.sample();
   }
 
-  #settle(watched: Watched, begin_ms: number): void {
+  #succeed(watched: Watched, begin_ms: number, rows: Tables, take: (rows: Tables) => boolean): void {
+    const now_ms = this.#clock.monotonic_ms();
     watched.runningSince_ms = undefined;
-    watched.duration_s = (this.#clock.monotonic_ms() - begin_ms) / 1000;
+    watched.duration_s = (now_ms - begin_ms) / 1000;
+    if (take(rows)) {
+      watched.notBefore_ms = begin_ms + (watched.source.every_ms ?? 0);
+      watched.retry_ms = sourceRetryMilliseconds.min;
+      this.#become(watched, 'ok', '');
+      return;
+    }
+    // Its frame is gone, and in a later one these rows would carry a wrong time.
+    this.#retryLater(watched, now_ms);
+    this.#become(watched, 'failed', `answered after ${watched.duration_s.toFixed(1)} s, when its tick was over`);
   }
 
-  async #fail(watched: Watched, cause: unknown): Promise<void> {
+  async #fail(watched: Watched, begin_ms: number, cause: unknown): Promise<void> {
     const now_ms = this.#clock.monotonic_ms();
+    watched.duration_s = (now_ms - begin_ms) / 1000;
     if (cause instanceof Unavailable) {
       watched.notBefore_ms = now_ms + unavailableRetryMilliseconds;
       this.#become(watched, 'unavailable', cause.message);
     } else {
-      watched.notBefore_ms = now_ms + watched.retry_ms;
-      watched.retry_ms = Math.min(watched.retry_ms * 2, sourceRetryMilliseconds.max);
+      this.#retryLater(watched, now_ms);
       this.#become(watched, 'failed', sentence(cause));
     }
-    if (!watched.isOpen) return;
-    watched.isOpen = false;
-    try {
-      await watched.source.close();
-    } catch (closing) {
-      this.#telemetry.failed(`closing the source ${watched.source.name} failed`, closing);
+    if (watched.isOpen) {
+      watched.isOpen = false;
+      try {
+        await watched.source.close();
+      } catch (closing) {
+        this.#telemetry.failed(`closing the source ${watched.source.name} failed`, closing);
+      }
     }
+    // Only now: a source is not opened while it is still being closed.
+    watched.runningSince_ms = undefined;
+  }
+
+  #retryLater(watched: Watched, now_ms: number): void {
+    watched.notBefore_ms = now_ms + watched.retry_ms;
+    watched.retry_ms = Math.min(watched.retry_ms * 2, sourceRetryMilliseconds.max);
   }
 
   #become(watched: Watched, state: State, reason: string): void {
@@ -211,14 +234,18 @@ export class Sampler {
   }
 
   /** Sleeps until the wall clock is at a multiple of the interval; false when the signal came first. */
-  async #nextTick(signal: AbortSignal): Promise<boolean> {
+  async #nextTick(before_ms: number, signal: AbortSignal): Promise<boolean> {
     const interval_us = this.#interval_ms * 1000;
-    const next_us = (Math.floor(this.#clock.now_us() / interval_us) + 1) * interval_us;
+    const now_us = this.#clock.now_us();
+    let next_us = (Math.floor(now_us / interval_us) + 1) * interval_us;
+    // A clock that was set back by a little must not bring the same tick twice.
+    if (this.#clock.monotonic_ms() - before_ms + (next_us - now_us) / 1000 < this.#interval_ms / 2)
+      next_us += interval_us;
     try {
       for (;;) {
         const left_ms = (next_us - this.#clock.now_us()) / 1000;
-        // A clock that was set back would make this wait long: the interval is the most.
-        if (left_ms <= 0 || left_ms > this.#interval_ms) return !signal.aborted;
+        // A clock that was set back would make this wait long: one and a half intervals are the most.
+        if (left_ms <= 0 || left_ms > this.#interval_ms * 1.5) return !signal.aborted;
         await this.#clock.sleep(Math.ceil(left_ms), signal);
       }
     } catch (cause) {
@@ -233,4 +260,14 @@ export class Sampler {
     await Promise.race([work, over]);
     limit.abort();
   }
+}
+
+/** What a source gave, if it can be part of a frame: otherwise the whole frame would be refused for it. @throws Error */
+function checked(rows: Tables): Tables {
+  for (const [name, columns] of Object.entries(rows)) {
+    const table = tableNamed(name);
+    if (!table) throw new Error(`gave a table "${name}", which the contract does not know`);
+    rowCount(table, columns as Columns);
+  }
+  return rows;
 }

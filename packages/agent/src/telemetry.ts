@@ -47,7 +47,7 @@ export class Telemetry {
     this.#latencies++;
   }
 
-  framesGivenUp(count: number, bound: 'frames' | 'bytes' | 'frame size'): void {
+  framesGivenUp(count: number, bound: 'frames' | 'bytes'): void {
     // One line for the first and for each hundredth: an outage of hours makes thousands.
     if (
       this.framesDropped === 0 ||
@@ -60,6 +60,19 @@ export class Telemetry {
     this.framesDropped += count;
   }
 
+  frameTooLarge(bytes: number, limit: number): void {
+    this.framesDropped++;
+    this.#log.error(
+      { bytes, limit, dropped: this.framesDropped },
+      'a frame is larger than the log takes: it is given up',
+    );
+  }
+
+  /** A description or a refusal, which is sent until somebody takes it. */
+  messageWaits(kind: string, reason: string): void {
+    this.#log.warn({ kind, reason }, 'a message waits for the log; it is sent as soon as it is taken');
+  }
+
   publishFailed(reason: string, waiting: number): void {
     this.#log.warn({ reason, waiting }, 'frames wait for the log; they are sent as soon as it takes them');
   }
@@ -68,8 +81,8 @@ export class Telemetry {
     this.#log.info({ waiting }, 'the log takes frames');
   }
 
-  connecting(servers: string, reason: string): void {
-    this.#log.warn({ servers, reason }, 'NATS can not be reached; trying until it can');
+  connecting(servers: string, cause: unknown): void {
+    this.#log.warn({ servers, reason: sentence(cause) }, 'NATS can not be reached; trying until it can');
   }
 
   connected(server: string): void {
@@ -98,12 +111,17 @@ export class Telemetry {
     this.#log.error({ host, holder }, reason);
   }
 
+  /** What was sampled before it was known that the name is another machine's. */
+  framesOfRefusedName(frames: number): void {
+    if (frames > 0) this.#log.warn({ frames }, 'frames are discarded: the name under which they were made is not ours');
+  }
+
   nameLost(reason: string): void {
     this.#log.error(reason);
   }
 
-  described(host: string): void {
-    this.#log.info({ host }, 'host description published');
+  messageTaken(kind: string): void {
+    this.#log.info({ kind }, 'the log has taken a message');
   }
 
   failed(what: string, cause: unknown): void {
