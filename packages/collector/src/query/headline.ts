@@ -45,5 +45,5 @@ function cells(frame: NewestFrame | undefined, name: string): Cells[] {
 
 function fold(rows: readonly Cells[], column: string, join: (a: number, b: number) => number): number | null {
   const values = rows.map((row) => row.value(column)).filter((value) => value !== null);
-  return values.length > 0 ? values.reduce(join) : null;
+  return values.length > 0 ? values.reduce((a, b) => join(a, b)) : null;
 }
