@@ -1,7 +1,10 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { decodeFrame, decodeHostDescription, decodeHostRefusal, hostKey, parseSubject } from '@fleetreel/proto';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
-import { type Program, startProgram } from '@fleetreel/test/servers/program';
+import { freePort, type Program, startProgram } from '@fleetreel/test/servers/program';
 import { jetstreamManager, RetentionPolicy, StorageType } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import { connect, type NatsConnection, nanos } from '@nats-io/transport-node';
@@ -21,8 +24,8 @@ afterAll(async () => {
   await nats?.[Symbol.asyncDispose]();
 });
 
-async function makeStream(): Promise<void> {
-  const manager = await jetstreamManager(connection);
+async function makeStream(to = connection): Promise<void> {
+  const manager = await jetstreamManager(to);
   await manager.streams.add({
     name: 'FRAMES',
     subjects: ['fr.v1.>'],
@@ -39,9 +42,27 @@ async function agent(host: string, ...flags: string[]): Promise<Program> {
   return program;
 }
 
+async function checked(
+  host: string,
+  ...flags: string[]
+): Promise<{ exit: Awaited<Program['exited']>; lines: readonly string[] }> {
+  const args = ['check', '--host', host, '--nats-url', nats.url, ...flags];
+  const program = await startProgram(main, args, {});
+  return { exit: await program.exited, lines: program.lines };
+}
+
+/** One machine, booted now and again: what tells its boots apart is a file of the kernel. */
+function bootedAs(bootId: string): string[] {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-boot-'));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  mkdirSync(join(folder, 'sys/kernel/random'), { recursive: true });
+  writeFileSync(join(folder, 'sys/kernel/random/boot_id'), `${bootId}\n`);
+  return ['--machine-id', 'cccccccccccc', '--roots-proc', folder];
+}
+
 /** Every message of a kind that the log has of a host, oldest first. */
-async function messages(kind: 'frame' | 'host' | 'refusal', host: string): Promise<Uint8Array[]> {
-  const manager = await jetstreamManager(connection);
+async function messages(kind: 'frame' | 'host' | 'refusal', host: string, of = connection): Promise<Uint8Array[]> {
+  const manager = await jetstreamManager(of);
   const { state } = await manager.streams.info('FRAMES');
   const found: Uint8Array[] = [];
   for (let seq = Math.max(state.first_seq, 1); seq <= state.last_seq; seq++) {
@@ -60,7 +81,10 @@ test('frames come without gaps, also those from before there was a stream, and a
   await setTimeout(2500);
   await makeStream();
   await expect.poll(async () => (await sequences('early')).length, { timeout: 20_000 }).toBeGreaterThan(4);
-  await one.stop();
+  // Asks for a look at the description; it does not end the agent.
+  one.signal('SIGHUP');
+  await setTimeout(1500);
+  expect(await one.stop()).toEqual({ code: 0, signal: null });
   const got = await sequences('early');
   expect(got).toEqual(count(got.length));
   const frame = decodeFrame((await messages('frame', 'early')).at(-1)!);
@@ -75,6 +99,34 @@ test('frames come without gaps, also those from before there was a stream, and a
   expect(described.memory_bytes).toBeGreaterThan(2 ** 28);
 });
 
+test('what is sampled before NATS is there comes, too', async () => {
+  const port = await freePort();
+  const start_us = Date.now() * 1000;
+  const one = await agent('first', '--nats-url', `nats://127.0.0.1:${port}`);
+  await one.line(/NATS can not be reached/);
+  await setTimeout(4000);
+  expect(one.lines.filter((line) => line.includes('NATS can not be reached')).length).toBe(1);
+  await using late = await startNats({ port });
+  const started_us = Date.now() * 1000;
+  await using own = await connect({ servers: late.url });
+  await makeStream(own);
+  const frames = async () => (await messages('frame', 'first', own)).map(decodeFrame);
+  await expect.poll(async () => (await frames()).at(-1)?.time_us, { timeout: 20_000 }).toBeGreaterThan(started_us);
+  expect(await one.stop()).toEqual({ code: 0, signal: null });
+  const got = await frames();
+  expect(got.map(({ sequence }) => sequence)).toEqual(count(got.length));
+  expect(got[0]?.time_us).toBeGreaterThan(start_us);
+  expect(got[0]?.time_us).toBeLessThan(start_us + 3_000_000);
+  expect(got.at(-1)?.tables.agent?.frames_dropped_total).toEqual([0]);
+});
+
+test('an agent that is stopped while NATS is away ends within its bound and says what it leaves', async () => {
+  const one = await agent('alone', '--nats-url', `nats://127.0.0.1:${await freePort()}`);
+  await setTimeout(2500);
+  expect(await one.stop()).toEqual({ code: 0, signal: null });
+  expect(one.lines.join('\n')).toMatch(/"frames":\d+.*stopped with frames that the log has not acknowledged/);
+});
+
 test('nats-server killed for ten seconds leaves no hole and nothing twice', async () => {
   const one = await agent('steady');
   await expect.poll(async () => (await sequences('steady')).length, { timeout: 20_000 }).toBeGreaterThan(2);
@@ -86,6 +138,30 @@ test('nats-server killed for ten seconds leaves no hole and nothing twice', asyn
   const got = await sequences('steady');
   expect(got.length).toBeGreaterThan(14);
   expect(got.toSorted((a, b) => a - b)).toEqual(count(got.length));
+  // Frames that were sent again are counted once.
+  const last = decodeFrame((await messages('frame', 'steady')).at(-1)!);
+  expect(last.tables.agent?.frames_published_total[0]).toBeLessThan(last.sequence);
+  expect(last.tables.agent?.reconnects_total).toEqual([1]);
+});
+
+test('a name that is taken away after a restart of NATS is noticed, and nothing more is sent under it', async () => {
+  const one = await agent('moved');
+  await expect.poll(async () => (await sequences('moved')).length, { timeout: 20_000 }).toBeGreaterThan(0);
+  await nats.kill();
+  await setTimeout(1000);
+  await nats.restart();
+  await one.line(/connected again/);
+  const kv = await new Kvm(connection).open('claims');
+  const taker = {
+    machineId: 'dddddddddddd',
+    bootId: 'other',
+    session: 'other',
+    addresses: ['192.0.2.7'],
+    claimedAt: 0,
+  };
+  await kv.put(hostKey('default', 'moved'), JSON.stringify(taker));
+  expect(await one.exited).toEqual({ code: 1, signal: null });
+  expect(one.lines.join('\n')).toMatch(/Another agent has taken the name .*dddddddddddd at 192\.0\.2\.7/);
 });
 
 test('a name is held by one machine; the refused one says who holds it, and has it once it is free', async () => {
@@ -97,12 +173,36 @@ test('a name is held by one machine; the refused one says who holds it, and has 
   expect(refusal).toMatchObject({ machine_id: 'bbbbbbbbbbbb', holder_machine_id: 'aaaaaaaaaaaa' });
   expect(refusal.reason).toContain('held by machine aaaaaaaaaaaa');
   await expect.poll(() => other.lines.join('\n')).toContain('held by machine aaaaaaaaaaaa');
+  const asked = await checked('wanted', '--machine-id', 'bbbbbbbbbbbb');
+  expect(asked.exit.code).toBe(2);
+  expect(asked.lines.at(-1)).toContain('held by machine aaaaaaaaaaaa');
+  // Long enough that it would have sampled.
+  await setTimeout(3000);
   await holder.stop();
   const kv = await new Kvm(connection).open('claims');
   await kv.delete(hostKey('default', 'wanted'));
-  const sessions = async () => new Set((await messages('frame', 'wanted')).map((data) => decodeFrame(data).session));
+  const frames = async () => (await messages('frame', 'wanted')).map(decodeFrame);
+  const sessions = async () => new Set((await frames()).map(({ session }) => session));
   await expect.poll(async () => (await sessions()).size, { timeout: 20_000 }).toBe(2);
   await other.stop();
+  // Nothing under the name is from before it was free, and that is no hole.
+  const [held, taken] = Map.groupBy(await frames(), ({ session }) => session).values();
+  expect(taken?.map(({ sequence }) => sequence)).toEqual(count(taken?.length ?? 0));
+  expect(taken?.[0]?.time_us).toBeGreaterThan(held?.at(-1)?.time_us ?? Infinity);
+  expect((await messages('refusal', 'wanted')).length).toBe(1);
+});
+
+test('check changes nothing: neither a claim nor a machine id is left behind', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-check-'));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const kv = await new Kvm(connection).open('claims');
+  const keys = async () => (await Array.fromAsync(await kv.keys())).sort();
+  const before = await keys();
+  const { exit, lines } = await checked('nobody', '--data', join(folder, 'data'), '--roots-etc', folder);
+  expect({ code: exit.code, lines }).toMatchObject({ code: 0, lines: { length: 4 } });
+  expect(lines.map((line) => line.split(':')[0])).toEqual(['settings', 'folders', 'NATS', 'name']);
+  expect(await keys()).toEqual(before);
+  expect(readdirSync(folder)).toEqual([]);
 });
 
 test('an agent that starts again on its machine takes over, and the one it displaces stops', async () => {
@@ -114,21 +214,14 @@ test('an agent that starts again on its machine takes over, and the one it displ
   await after.stop();
 });
 
-test('a clone of a running machine is refused', async () => {
-  const original = await agent('cloned', '--machine-id', 'cccccccccccc');
+test('a clone of a running machine is refused; the same machine after a crash and a boot is not', async () => {
+  const original = await agent('cloned', ...bootedAs('first'));
   await expect.poll(async () => (await sequences('cloned')).length, { timeout: 20_000 }).toBeGreaterThan(0);
-  // The same machine id under another boot: what a copied disk looks like.
-  const kv = await new Kvm(connection).open('claims');
-  const key = hostKey('default', 'cloned');
-  const entry = (await kv.get(key))!;
-  const claim = entry.json<{ bootId: string }>();
-  await original.stop();
-  await kv.put(key, JSON.stringify({ ...claim, bootId: 'another', session: 'living' }));
-  const living = connection.subscribe('fr.claim.default.cloned.living', {
-    callback: (_, message) => void message.respond('{}'),
-  });
-  const clone = await agent('cloned', '--machine-id', 'cccccccccccc');
-  await expect.poll(() => clone.lines.join('\n'), { timeout: 20_000 }).toContain('one is a clone of the other');
-  living.unsubscribe();
-  await clone.stop();
+  const clone = await agent('cloned', ...bootedAs('second'));
+  await clone.line(/one is a clone of the other/);
+  expect(await clone.stop()).toMatchObject({ code: 0 });
+  await original.kill();
+  const again = await agent('cloned', ...bootedAs('third'));
+  await again.line(/the name is ours/);
+  await again.stop();
 });
