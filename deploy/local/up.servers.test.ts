@@ -5,7 +5,9 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { startNats } from '../../test/servers/nats.ts';
 import { freePort, type Program, startProgram } from '../../test/servers/program.ts';
+import { startQuestdb } from '../../test/servers/questdb.ts';
 
 const entry = 'packages/cli/src/main.ts';
 /** The first start may have to build the console. */
@@ -164,6 +166,24 @@ test('a second start is quick, and nothing outlives a launcher that is killed ha
   again.signal('SIGTERM');
   expect(await again.exited).toEqual({ code: 0, signal: null });
   await expect.poll(processes).toEqual([]);
+});
+
+test('servers that run already are used and left running', { timeout: 120_000 }, async () => {
+  await using nats = await startNats();
+  await using questdb = await startQuestdb();
+  await using up = await start(
+    ...['--nats-url', nats.url, '--questdb-http-url', questdb.httpUrl, '--questdb-pg-port', String(questdb.pgPort)],
+    ...['--questdb-user', questdb.user, '--questdb-password', questdb.password],
+    ...['--questdb-read-user', questdb.readUser, '--questdb-read-password', questdb.readPassword],
+  );
+  await readyLine(up);
+  expect(up.lines).toContain(`QuestDB: the server at ${questdb.httpUrl}`);
+  expect(processes().filter((line) => /ServerMain|nats-server/.test(line))).toEqual([]);
+  await expect
+    .poll(async () => (await questdb.query('SELECT count() FROM cpu')).rows[0]?.[0], { timeout: 20_000 })
+    .toBeGreaterThan(0);
+  await up.stop();
+  expect((await questdb.query('SELECT 1')).rows).toEqual([[1]]);
 });
 
 test('a port in use is named with its holder and the flag', async () => {
