@@ -3,9 +3,11 @@
 // then the last quarter of an hour of a small fleet.
 import { randomBytes } from 'node:crypto';
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
+import { Child } from '@fleetreel/deploy/local/child';
 import {
   decodeFrame,
   decodeHostDescription,
@@ -19,6 +21,7 @@ import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { chromium, type Page } from 'playwright';
 import { expect, test } from 'vitest';
+import { Cable } from '../cable.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import { eventually, machineIdOf, Stack } from '../stack.ts';
 
@@ -51,6 +54,7 @@ const intervalMs = 5 * second;
 const historyMs = 16 * 60 * second;
 const offlineMs = 4 * 60 * second;
 const recordedFrames = 120;
+const echoPort = 7000;
 
 test('the pictures of the README are there, and light enough', { timeout: 400 * second }, async () => {
   if (process.env.FLEETREEL_SCREENSHOTS || pictures.some((name) => !existsSync(join(folder, name)))) await take();
@@ -102,7 +106,7 @@ async function host(page: Page, stack: Stack, name: (typeof pictures)[number]): 
   );
   await pause(intervalMs + second);
   const area = await chart.locator('.u-over').boundingBox();
-  if (area && area.width > 400) await page.mouse.move(area.x + area.width * 0.6, area.y + area.height * 0.5);
+  if (area && area.width > 300) await page.mouse.move(area.x + area.width * 0.6, area.y + area.height * 0.5);
   await pause(second / 2);
   await page.screenshot({ path: join(folder, name) });
 }
@@ -114,7 +118,8 @@ async function record(stack: Stack): Promise<Frame[]> {
   const frames: Frame[] = [];
   const messages = connection.subscribe(subject({ tenant: 'default', kind: 'frame', host: 'recorded' }));
   const stop = new AbortController();
-  const load = busy(stack, stop.signal);
+  using cable = new Cable('lan0');
+  const load = busy(stack, cable, stop.signal);
   for await (const message of messages) {
     frames.push(decodeFrame(message.data));
     // The first has no rates yet.
@@ -128,11 +133,17 @@ async function record(stack: Stack): Promise<Frame[]> {
   return frames.slice(1);
 }
 
-/** Computing, writing and asking, in waves of different lengths, until the signal. */
-async function busy(stack: Stack, signal: AbortSignal): Promise<void> {
+/** Computing, writing, asking and sending, in waves of different lengths, until the signal. */
+async function busy(stack: Stack, cable: Cable, signal: AbortSignal): Promise<void> {
   const spin =
     'const { workerData } = require("node:worker_threads"); const end = Date.now() + workerData; while (Date.now() < end);';
   const path = join(stack.folder, 'load');
+  const [command = '', ...within] = cable.within;
+  const echo = `require("node:net").createServer((s) => s.pipe(s)).listen(${echoPort}, () => console.log("listening"))`;
+  await using other = await Child.start({ name: 'echo', command, args: [...within, process.execPath, '-e', echo] });
+  await other.untilReady(async () => other.lastLines.includes('listening'), 10 * second);
+  const socket = createConnection({ host: cable.address.there, port: echoPort });
+  socket.resume();
   for (let step = 0; !signal.aborted; step++) {
     const wave = 0.5 + 0.35 * Math.sin(step / 7) + 0.15 * Math.sin(step / 2.3);
     new Worker(spin, { eval: true, workerData: 900 * wave });
@@ -144,8 +155,10 @@ async function busy(stack: Stack, signal: AbortSignal): Promise<void> {
       closeSync(file);
     }
     for (let asked = 0; asked < 20 * wave; asked++) await (await fetch(`${stack.address}/docs/json`)).arrayBuffer();
+    socket.write(randomBytes(Math.round(3_000_000 * wave ** 3)));
     await pause(second);
   }
+  socket.destroy();
   rmSync(path, { force: true });
 }
 

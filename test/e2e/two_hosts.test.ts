@@ -1,22 +1,15 @@
 // A second host: an agent in a network namespace of its own, which reaches nothing but NATS, over a cable (a veth pair).
-import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, createServer, type Server } from 'node:net';
 import { type Browser, chromium, type Page } from 'playwright';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Cable } from '../cable.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import type { Program } from '../servers/program.ts';
 import { errorLevel, eventually, logOf, machineIdOf, Stack } from '../stack.ts';
 
 const interval = 5_000;
-/** Numbered by this process, so that two runs on one machine don't meet. */
-const number = process.pid % 65_536;
-const namespace = `fleetreel-${number}`;
-const cable = { here: `fr${number}a`, there: `fr${number}b` };
-const network = `10.${200 + (number % 50)}.${Math.floor(number / 256)}`;
-const address = { here: `${network}.1`, there: `${network}.2` };
-const within = ['ip', 'netns', 'exec', namespace];
-
+let cable: Cable;
 let stack: Stack;
 let natsUrl: string;
 let listener: Server;
@@ -26,12 +19,7 @@ let second: Program;
 let third: Program;
 
 beforeAll(async () => {
-  ip('netns', 'add', namespace);
-  ip('link', 'add', cable.here, 'type', 'veth', 'peer', 'name', cable.there, 'netns', namespace);
-  ip('address', 'add', `${address.here}/24`, 'dev', cable.here);
-  ip('link', 'set', cable.here, 'up');
-  ip('-n', namespace, 'address', 'add', `${address.there}/24`, 'dev', cable.there);
-  ip('-n', namespace, 'link', 'set', cable.there, 'up');
+  cable = new Cable();
   stack = await Stack.start();
   natsUrl = await listenOnCable();
   await stack.startAgent({ host: 'first', interval: '5s' });
@@ -46,18 +34,18 @@ afterAll(async () => {
   await browser?.close();
   await stack?.[Symbol.asyncDispose]();
   listener?.close();
-  ip('netns', 'delete', namespace);
+  cable?.[Symbol.dispose]();
 });
 
 test('the second appears in the overview within two intervals', async () => {
   const started = Date.now();
-  second = await stack.startAgent({ host: 'second.example', interval: '5s', natsUrl, within });
+  second = await stack.startAgent({ host: 'second.example', interval: '5s', natsUrl, within: cable.within });
   await card('second_example')
     .and(page.locator('[data-status="online"]'))
     .waitFor({ timeout: 2 * interval });
   expect(Date.now() - started).toBeLessThan(2 * interval);
   const { description } = await stack.hostThat('second_example', (host) => host.description !== null);
-  expect(description).toMatchObject({ machineId: machineIdOf('second.example'), addresses: [address.there] });
+  expect(description).toMatchObject({ machineId: machineIdOf('second.example'), addresses: [cable.address.there] });
   expect((await stack.hosts()).map(({ host, status }) => [host, status])).toEqual([
     ['first', 'online'],
     ['second_example', 'online'],
@@ -67,8 +55,9 @@ test('the second appears in the overview within two intervals', async () => {
 test('its own interfaces are what it reports', async () => {
   const answer = await fetch(`${stack.address}/api/v1/latest?table=net_interface&host=second_example`);
   const { rows } = (await answer.json()) as { rows: { interface: string }[] };
-  expect(rows.map((row) => row.interface)).toContain(cable.there);
-  expect(rows.map((row) => row.interface)).not.toContain(cable.here);
+  const interfaces = rows.map((row) => row.interface);
+  expect(interfaces).toContain(cable.interface.there);
+  expect(interfaces).not.toContain(cable.interface.here);
 });
 
 test('a third that takes the name of the second is refused: its log names the holder', async () => {
@@ -78,7 +67,7 @@ test('a third that takes the name of the second is refused: its log names the ho
   );
   const text = JSON.stringify(refused);
   expect(text).toContain(machineIdOf('second.example'));
-  expect(text).toContain(address.there);
+  expect(text).toContain(cable.address.there);
   expect(refused.msg).toMatch(/second.example/);
 });
 
@@ -91,7 +80,7 @@ test('the console names who was refused and who holds the name', async () => {
   const text = (await sentence.textContent()) ?? '';
   expect(text).toContain(machineIdOf('third'));
   expect(text).toContain(machineIdOf('second.example'));
-  expect(text).toContain(address.there);
+  expect(text).toContain(cable.address.there);
   await card('second_example').click();
   await page.getByRole('main').getByText(machineIdOf('third')).first().waitFor();
 });
@@ -115,8 +104,6 @@ test('the third takes the name over once its holder is gone and forgotten', asyn
 
 const card = (host: string) => page.locator(`[data-testid="host-card"][data-host="${host}"]`);
 
-const ip = (...args: string[]): string => execFileSync('ip', args, { encoding: 'utf8' });
-
 /** The product's NATS listens on loopback: here it is reached through a listener at this end of the cable. */
 async function listenOnCable(): Promise<string> {
   listener = createServer((socket) => {
@@ -126,8 +113,8 @@ async function listenOnCable(): Promise<string> {
     socket.on('error', () => server.destroy());
     server.on('error', () => socket.destroy());
   });
-  listener.listen(0, address.here);
+  listener.listen(0, cable.address.here);
   await once(listener, 'listening');
   const { port } = listener.address() as { port: number };
-  return `nats://${address.here}:${port}`;
+  return `nats://${cable.address.here}:${port}`;
 }
