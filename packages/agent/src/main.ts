@@ -6,6 +6,7 @@ import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settin
 import { check } from '#check.ts';
 import { systemClock } from '#clock.ts';
 import { interval, program, type Settings } from '#config.ts';
+import { exit } from '#exit.ts';
 import { type Identity, identify } from '#host.ts';
 import { inventory } from '#inventory.ts';
 import { run } from '#run.ts';
@@ -13,10 +14,7 @@ import type { Context, Source } from '#source.ts';
 import { sourcesFor } from '#sources/index.ts';
 import { sentence } from '#telemetry.ts';
 
-const code = await main();
-// What is still in a pipe is waited for; what hangs, as a call to a file system that does not answer, is not.
-await new Promise((resolve) => process.stdout.write('', resolve));
-process.exit(code);
+await exit(await main());
 
 async function main(): Promise<number> {
   try {
@@ -45,7 +43,7 @@ async function start(command: string, settings: Settings, json: boolean): Promis
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
     process.on(signal, () => {
       // Somebody who asks twice does not want to wait.
-      if (stopping.signal.aborted) process.exit(1);
+      if (stopping.signal.aborted) void exit(1);
       stopping.abort();
     });
   return run({
