@@ -36,7 +36,12 @@ export function identify(
 ): Identity {
   const machineId =
     settings.machine_id ||
-    [join(roots.etc, 'machine-id'), '/var/lib/dbus/machine-id', join(settings.data, 'machine-id')]
+    [
+      join(roots.etc, 'machine-id'),
+      // Of this system's own, not of one that is looked at through other folders.
+      ...(roots.etc === '/etc' ? ['/var/lib/dbus/machine-id'] : []),
+      join(settings.data, 'machine-id'),
+    ]
       .map(line)
       .find((id) => id !== '' && id !== notYet) ||
     newMachineId(settings.data, isKept);
