@@ -172,9 +172,20 @@ test('servers that run already are used and left running', { timeout: 120_000 },
   await using nats = await startNats();
   await using questdb = await startQuestdb();
   await using up = await start(
-    ...['--nats-url', nats.url, '--questdb-http-url', questdb.httpUrl, '--questdb-pg-port', String(questdb.pgPort)],
-    ...['--questdb-user', questdb.user, '--questdb-password', questdb.password],
-    ...['--questdb-read-user', questdb.readUser, '--questdb-read-password', questdb.readPassword],
+    '--nats-url',
+    nats.url,
+    '--questdb-http-url',
+    questdb.httpUrl,
+    '--questdb-pg-port',
+    String(questdb.pgPort),
+    '--questdb-user',
+    questdb.user,
+    '--questdb-password',
+    questdb.password,
+    '--questdb-read-user',
+    questdb.readUser,
+    '--questdb-read-password',
+    questdb.readPassword,
   );
   await readyLine(up);
   expect(up.lines).toContain(`QuestDB: the server at ${questdb.httpUrl}`);
