@@ -13,8 +13,11 @@ const MiB = 1024 * 1024;
 /** The measurement is cut into so many equal parts: the median is quoted. */
 const parts = 6;
 const scrapes = 200;
-/** Rates, and what is read seldom, have come by then, and the code is compiled. */
-const warmUp_ms = 15_000;
+/** Rates, and what is read seldom, have come by then, and most of the code is compiled. */
+const warmUpMost_s = 60;
+
+/** Half of the time of measuring, so that a short look stays short. */
+const warmUp_s = (seconds: number): number => Math.min(seconds / 2, warmUpMost_s);
 
 export type AgentRun = {
   /** Frames with all rates, as published. */
@@ -32,7 +35,7 @@ export async function runAgent(seconds: number): Promise<AgentRun> {
   await using watch = await Watch.start('dist/agent/main.js');
   const { pid } = watch.agent;
   await watch.first(({ sequence }) => sequence >= 2, 0);
-  await pause(warmUp_ms);
+  await pause(warmUp_s(seconds) * 1000);
   const before = memoryOf(pid);
   const tick_ms: number[] = [];
   for (let part = 0; part < parts; part++) {
@@ -72,7 +75,7 @@ export async function cost({ frames, tick_ms }: AgentRun, seconds: number): Prom
       },
       method:
         `the bundle under Node ${process.versions.node}, interval 1 s, all sources, publishing into nats-server: CPU of all ` +
-        `its threads and children over ${seconds} s after ${warmUp_ms / 1000} s, in ${parts} parts; node_exporter with its ` +
+        `its threads and children over ${seconds} s after ${warmUp_s(seconds)} s, in ${parts} parts; node_exporter with its ` +
         `default collectors, ${scrapes} scrapes without compression, in ${parts} parts`,
     },
     {

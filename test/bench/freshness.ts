@@ -79,7 +79,8 @@ async function publishAll(
   const waiting: Promise<void>[] = [];
   for (let sent = 0; !signal.aborted; sent++) {
     const due_ms = begin_ms + (sent * interval_ms) / hosts;
-    if (due_ms > Date.now()) await pause(due_ms - Date.now());
+    const early_ms = due_ms - Date.now();
+    if (early_ms > 0) await pause(early_ms);
     const host = sent % hosts;
     const now_ms = Date.now();
     const frame = { ...frameOf(captured, host, Math.floor(sent / hosts), now_ms * 1000), interval_ms };
