@@ -106,7 +106,8 @@ async function host(page: Page, stack: Stack, name: (typeof pictures)[number]): 
   );
   await pause(intervalMs + second);
   const area = await chart.locator('.u-over').boundingBox();
-  if (area && area.width > 300) await page.mouse.move(area.x + area.width * 0.6, area.y + area.height * 0.5);
+  if (area && page.viewportSize()?.width === desktop.width)
+    await page.mouse.move(area.x + area.width * 0.6, area.y + area.height * 0.5);
   await pause(second / 2);
   await page.screenshot({ path: join(folder, name) });
 }
