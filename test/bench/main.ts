@@ -22,7 +22,7 @@ Figures (all by default): p1 agent CPU, p2 agent memory, p3 size of a frame, p4 
   --watch N     seconds for which each of them is watched (20)
 `;
 
-const { values: options, positionals } = parseArgs({
+const settings = {
   allowPositionals: true,
   options: {
     seconds: { type: 'string', default: '60' },
@@ -32,7 +32,7 @@ const { values: options, positionals } = parseArgs({
     watch: { type: 'string', default: '20' },
     help: { type: 'boolean', default: false },
   },
-});
+} as const;
 
 function positive(name: string, text: string): number {
   const value = Number(text);
@@ -41,6 +41,7 @@ function positive(name: string, text: string): number {
 }
 
 async function main(): Promise<void> {
+  const { values: options, positionals } = parseArgs(settings);
   if (options.help) {
     process.stdout.write(help);
     return;
@@ -87,9 +88,14 @@ function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
+/** What was asked for can't be done: the message says what is wrong with it. */
+const isMistaken = (error: Error): boolean =>
+  error instanceof RangeError || String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS');
+
 try {
   await main();
-} catch (error) {
-  process.stderr.write(`${error instanceof RangeError ? error.message : ((error as Error).stack ?? String(error))}\n`);
-  process.exitCode = error instanceof RangeError ? 2 : 1;
+} catch (cause) {
+  const error = cause as Error;
+  process.stderr.write(`${isMistaken(error) ? error.message : (error.stack ?? error.message)}\n`);
+  process.exitCode = isMistaken(error) ? 2 : 1;
 }
