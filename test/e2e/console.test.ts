@@ -60,8 +60,9 @@ test('a host appears by itself, online, and its values move', async () => {
 test('the overview as a table: sorted and searched by the URL', async () => {
   await page.getByRole('button', { name: 'Table' }).click();
   await page.getByRole('columnheader', { name: 'CPU' }).first().getByRole('button').click();
-  expect(new URL(page.url()).search).toContain('layout=table');
-  expect(new URL(page.url()).search).toContain('sort=-cpu');
+  // Going to another address takes the page a moment.
+  await expect.poll(() => new URL(page.url()).search).toContain('layout=table');
+  await expect.poll(() => new URL(page.url()).search).toContain('sort=-cpu');
   await page.getByRole('searchbox', { name: 'Search hosts' }).fill('no such host');
   await page.getByText(/No host matches/).waitFor();
   await page.reload();
