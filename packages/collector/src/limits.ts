@@ -2,7 +2,7 @@
 import assert from 'node:assert';
 import { frameBytesMax } from '@fleetreel/proto';
 
-/** Messages pulled from the log at once: 15 us each in the client, and few enough to be held twice. */
+/** Messages pulled from the log at once. */
 export const fetchMessagesMax = 1000;
 /** Messages pulled at once at least, however large they are. */
 export const fetchMessagesMin = 50;
@@ -10,8 +10,10 @@ export const fetchMessagesMin = 50;
 export const fetchBytesTarget = 48 * 1024 * 1024;
 /** Longest wait for a pull to fill, milliseconds: under light load it is the pause between two writes. */
 export const fetchMilliseconds = 1000;
-/** Messages delivered and not yet acknowledged, over all collectors of a store: eight that hold two pulls each. */
-export const ackPendingMax = 16_000;
+/** Messages written at once at most: what a collector reads within a second, held twice. */
+export const batchMessagesMax = 5000;
+/** Messages delivered and not yet acknowledged, over all collectors of a store: some that hold two batches each. */
+export const ackPendingMax = 64_000;
 /** After this a message that nobody acknowledged is delivered again, milliseconds. */
 export const ackWaitMilliseconds = 30_000;
 /** How often messages that wait for the store are reported as in progress, milliseconds: in time for two tries. */
@@ -59,7 +61,10 @@ assert(
   fetchMessagesMin * frameBytesMax <= 1.1 * fetchBytesTarget,
   'fetched messages of any size are within the target',
 );
-assert(ackPendingMax >= 2 * fetchMessagesMax, 'one collector may hold a batch and fetch the next');
+assert(
+  ackPendingMax >= 4 * (batchMessagesMax + fetchMessagesMax),
+  'two collectors may each hold a batch and gather the next',
+);
 assert(
   2 * workingMilliseconds < ackWaitMilliseconds,
   'messages that wait are reported before they are delivered again',

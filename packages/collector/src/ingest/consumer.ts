@@ -2,7 +2,6 @@
 import {
   decodeHostDescription,
   decodeHostRefusal,
-  FrameError,
   type Kind,
   namePattern,
   parseSubject,
@@ -13,11 +12,13 @@ import type { Clock } from '#clock.ts';
 import { decode } from '#ingest/decode.ts';
 import {
   ackConfirmMilliseconds,
+  batchMessagesMax,
   fetchBytesTarget,
   fetchMessagesMax,
   fetchMessagesMin,
   fetchMilliseconds,
   futureMilliseconds,
+  requestBytesMax,
   retryMilliseconds,
   workingMilliseconds,
 } from '#limits.ts';
@@ -67,7 +68,8 @@ export class Ingest {
   readonly #buffers: [Rows, Rows];
   /** Messages that are delivered and not acknowledged yet. */
   readonly #held = new Set<JsMsg>();
-  #largestBytes = fetchBytesTarget / fetchMessagesMin;
+  /** Of the messages of late: nothing is known of them yet, so that the first pull is careful. */
+  #largestBytes = fetchBytesTarget / 100;
 
   constructor(parts: IngestParts) {
     this.#parts = parts;
@@ -86,7 +88,7 @@ export class Ingest {
     while (!signal.aborted) {
       try {
         consumer ??= await this.#consumer();
-        const batch = await this.#fetch(consumer, free);
+        const batch = await this.#gather(consumer, free, signal);
         telemetry.usable('ingest');
         pause_ms = retryMilliseconds.min;
         // At most one batch waits for the store while it writes another: then nothing more is pulled.
@@ -111,23 +113,41 @@ export class Ingest {
     return await log.jetstream.consumers.get(streamName, consumerName(store));
   }
 
-  async #fetch(consumer: Consumer, rows: Rows): Promise<Batch> {
+  /**
+   * What the log has: under light load what arrives within a second; of a backlog, pull after pull for as long, since the
+   * store takes few large writes more cheaply than many small ones.
+   */
+  async #gather(consumer: Consumer, rows: Rows, signal: AbortSignal): Promise<Batch> {
+    const { clock } = this.#parts;
     rows.clear();
     const batch: Batch = { rows, frames: [], times_us: [], notes: [], dead: [] };
-    const fitting = Math.floor(fetchBytesTarget / this.#largestBytes);
-    const messages = await consumer.fetch({
-      max_messages: Math.min(Math.max(fitting, fetchMessagesMin), fetchMessagesMax),
-      expires: fetchMilliseconds,
-    });
+    const end_ms = clock.monotonic_ms() + fetchMilliseconds;
+    for (let taken = 0, backlog = true; backlog && taken < batchMessagesMax; ) {
+      const asked = Math.min(
+        Math.max(Math.floor(fetchBytesTarget / this.#largestBytes), fetchMessagesMin),
+        fetchMessagesMax,
+      );
+      const fetched = await this.#fetch(consumer, asked, batch);
+      taken += fetched;
+      backlog =
+        fetched === asked && clock.monotonic_ms() < end_ms && rows.byteLength < requestBytesMax / 2 && !signal.aborted;
+    }
+    return batch;
+  }
+
+  /** One pull; returns the number of messages that it brought. */
+  async #fetch(consumer: Consumer, count: number, batch: Batch): Promise<number> {
+    const messages = await consumer.fetch({ max_messages: count, expires: fetchMilliseconds });
+    let fetched = 0;
     let largest = 0;
     for await (const message of messages) {
+      fetched++;
       this.#held.add(message);
       largest = Math.max(largest, message.data.length);
       this.#sort(message, batch);
     }
-    // Grows at once, shrinks slowly: hosts of different sizes take turns.
-    if (largest > 0) this.#largestBytes = Math.max(largest, this.#largestBytes * 0.9);
-    return batch;
+    if (fetched > 0) this.#largestBytes = Math.max(largest, this.#largestBytes / 2);
+    return fetched;
   }
 
   /** Puts a message where it belongs: rows, the registry, or the dead letters. */
@@ -160,8 +180,8 @@ export class Ingest {
         bury('unnamed', `it is about the host "${said}", but came as ${subject}`);
       else batch.notes.push({ message, note });
     } catch (cause) {
-      if (!(cause instanceof FrameError)) throw cause;
-      bury('undecodable', cause.message);
+      // Whatever it is, it is this message's: it must not stop the others.
+      bury('undecodable', sentence(cause));
     }
   }
 

@@ -101,10 +101,12 @@ export class Rollups {
     }
   }
 
-  /** Fills what is over, once a minute, until the signal. */
+  /** Fills what is over, once a minute, until the signal; at first after a minute, when a backlog may have been read. */
   async run(signal: AbortSignal): Promise<void> {
     let caughtUp = false;
-    while (!signal.aborted) {
+    for (;;) {
+      await this.#clock.sleep(rollupMilliseconds, signal).catch(() => undefined);
+      if (signal.aborted) return;
       try {
         if (!caughtUp) await this.catchUp();
         caughtUp = true;
@@ -112,7 +114,6 @@ export class Rollups {
       } catch (cause) {
         this.#telemetry.rollupFailed('all tables', cause);
       }
-      await this.#clock.sleep(rollupMilliseconds, signal).catch(() => undefined);
     }
   }
 

@@ -78,6 +78,14 @@ test('the beginnings of rows follow the labels from frame to frame, and are kept
   expect(found).toEqual(['web 0', 'web 1', 'db 0', 'web 0', 'web 2', 'web 0', 'web 2']);
 });
 
+test('rows without labels are as many as they are, from frame to frame', () => {
+  const buffer = rows();
+  const memory = catalog.find(({ name }) => name === 'memory') as Table;
+  for (const used_bytes of [[1], [2, 3], [4]]) buffer.add(frame('web', packed(memory, {}, { used_bytes })));
+  expect(buffer.rowCount).toBe(7);
+  expect([...text(buffer).matchAll(/memory,tenant=default,host=web used_bytes==/g)]).toHaveLength(4);
+});
+
 test('a label that is too long is cut, stays distinct, and is counted', () => {
   let shortened = 0;
   const buffer = new Rows(new PrefixCache(() => shortened++));
@@ -94,6 +102,22 @@ test('characters that mean something in a line are escaped; NUL, which the store
   expect(symbol('plain/é-_.')).toBe('plain/é-_.');
   expect(symbol('a b,c=d\\e\nf\rg"h')).toBe('a\\ b\\,c\\=d\\\\e\\\nf\\\rg"h');
   expect(symbol('a\0b')).toBe('a\ufffdb');
+});
+
+test('a frame that can not be appended leaves nothing behind', () => {
+  const buffer = rows();
+  buffer.add(frame('web'));
+  const broken = packed(cpu, { core: ['1'] }, { used_percent: [1] });
+  const fails = {
+    ...broken,
+    labelBytes: Buffer.from('other'),
+    labels: () => {
+      throw new Error('broken');
+    },
+  };
+  expect(() => buffer.add(frame('web', broken, fails))).toThrow('broken');
+  expect(text(buffer)).toBe(lastLine);
+  expect(buffer).toMatchObject({ rowCount: 1, frameCount: 1 });
 });
 
 test('grows, and gives the lines of any range of frames', () => {

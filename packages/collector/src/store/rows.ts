@@ -55,7 +55,9 @@ export class PrefixCache {
   of(tenant: string, host: string, packed: PackedTable): readonly Uint8Array[] {
     const tables = this.#host(tenant, host);
     const known = tables.get(packed.table.name);
-    if (known && Buffer.compare(known.labelBytes, packed.labelBytes) === 0) return known.rows;
+    // Labels may be absent, and then say nothing of how many rows there are.
+    if (known?.rows.length === packed.rowCount && Buffer.compare(known.labelBytes, packed.labelBytes) === 0)
+      return known.rows;
     const labels = packed.labels();
     const start = `${packed.table.name},tenant=${symbol(tenant)},host=${symbol(host)}`;
     const rows = Array.from({ length: packed.rowCount }, (_, row) => {
@@ -66,7 +68,7 @@ export class PrefixCache {
       }
       return Buffer.from(text);
     });
-    this.#keep(tables, packed.table.name, { labelBytes: packed.labelBytes.slice(), rows });
+    this.#keep(tables, packed.table.name, { labelBytes: new Uint8Array(packed.labelBytes), rows });
     return rows;
   }
 
@@ -84,8 +86,12 @@ export class PrefixCache {
   #host(tenant: string, host: string): Map<string, Prefixes> {
     const key = `${tenant} ${host}`;
     let tables = this.#hosts.get(key);
+    if (this.#bytes > prefixCacheBytesMax) {
+      this.#hosts.clear();
+      this.#bytes = 0;
+      tables = undefined;
+    }
     if (tables === undefined) {
-      if (this.#bytes > prefixCacheBytesMax) this.#clear();
       tables = new Map();
       this.#hosts.set(key, tables);
     }
@@ -93,15 +99,8 @@ export class PrefixCache {
   }
 
   #keep(tables: Map<string, Prefixes>, name: string, prefixes: Prefixes): void {
-    // A host whose labels change for ever costs its bytes again and again: the sum only bounds, it does not measure.
-    this.#bytes += prefixes.labelBytes.length + prefixes.rows.reduce((sum, row) => sum + row.length + 100, 0);
-    if (this.#bytes > prefixCacheBytesMax) this.#clear();
+    this.#bytes += bytesOf(prefixes) - bytesOf(tables.get(name));
     tables.set(name, prefixes);
-  }
-
-  #clear(): void {
-    this.#hosts.clear();
-    this.#bytes = 0;
   }
 
   #shorten(label: string): string {
@@ -110,6 +109,12 @@ export class PrefixCache {
     const digest = createHash('sha256').update(label).digest('hex').slice(0, 16);
     return `${label.slice(0, labelCharactersMax - digest.length - 1).toWellFormed()}~${digest}`;
   }
+}
+
+/** What prefixes take, a hundred bytes for each object included. */
+function bytesOf(prefixes: Prefixes | undefined): number {
+  if (prefixes === undefined) return 0;
+  return prefixes.rows.reduce((sum, row) => sum + row.length + 100, prefixes.labelBytes.length + 100);
 }
 
 /** A symbol as the line protocol wants it. QuestDB takes any character but NUL. */
@@ -154,10 +159,23 @@ export class Rows {
     this.#frameEnds = [];
   }
 
+  /** Appends a frame's rows; when it throws, none of them. */
   add(frame: PackedFrame): void {
-    const { tenant, host, session, sequence, time_us, interval_ms, sizeBytes } = frame;
-    const end = Buffer.from(` ${time_us}t\n`, 'latin1');
-    for (const packed of frame.tables) this.#addTable(packed, this.#prefixes.of(tenant, host, packed), end);
+    const before = { length: this.#length, rowCount: this.#rowCount };
+    try {
+      const end = Buffer.from(` ${frame.time_us}t\n`, 'latin1');
+      for (const packed of frame.tables)
+        this.#addTable(packed, this.#prefixes.of(frame.tenant, frame.host, packed), end);
+      this.#addFrame(frame, end);
+      this.#frameEnds.push(this.#length);
+    } catch (cause) {
+      this.#length = before.length;
+      this.#rowCount = before.rowCount;
+      throw cause;
+    }
+  }
+
+  #addFrame({ tenant, host, session, sequence, interval_ms, sizeBytes }: PackedFrame, end: Uint8Array): void {
     const prefix = this.#prefixes.ofFrame(tenant, host, session);
     const values = Buffer.from(`${sequence}i,interval_ms=${interval_ms}i,size_bytes=${sizeBytes}i`, 'latin1');
     this.#reserve(prefix.length + values.length + endBytes);
@@ -166,7 +184,6 @@ export class Rows {
       this.#length += part.length;
     }
     this.#rowCount++;
-    this.#frameEnds.push(this.#length);
   }
 
   #addTable(
