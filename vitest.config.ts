@@ -23,6 +23,8 @@ export default defineConfig({
           name: 'servers',
           include: ['packages/*/src/**/*.servers.test.ts', 'deploy/**/*.servers.test.ts'],
           fileParallelism: false,
+          // Alone, after what needs no servers: so are the end-to-end tests, which measure the machine.
+          sequence: { groupOrder: 1 },
         },
       },
       {
@@ -48,6 +50,7 @@ export default defineConfig({
           testTimeout: 180_000,
           hookTimeout: 240_000,
           fileParallelism: false,
+          sequence: { groupOrder: 2 },
         },
       },
     ],
