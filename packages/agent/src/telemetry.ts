@@ -12,7 +12,8 @@ export class Telemetry {
   #latencies = 0;
 
   constructor(level: string) {
-    this.#log = pino({ name: 'fleetreel-agent', level });
+    // Written when it is said: the last lines before an end, however sudden, are those that are looked for.
+    this.#log = pino({ name: 'fleetreel-agent', level }, pino.destination({ dest: 1, sync: true }));
   }
 
   /** Mean time to acknowledgement since this was last asked, seconds; NaN when nothing was acknowledged. */
