@@ -154,6 +154,9 @@ function gaugeDiffers(present: readonly Moment[], table: TableName, labels: Labe
   return `${worst?.ours}, node_exporter ${worst?.theirs.join(' and ')}`;
 }
 
+/** A few events in one tick are spread over a spacing of frames that differs from that of the readings by some ms. */
+const partOfEvent = 0.5;
+
 /** The growth of a counter is at least what the exporter saw between the inner two of its readings, at most the outer. */
 function counterDiffers(
   present: readonly Moment[],
@@ -173,7 +176,7 @@ function counterDiffers(
   const at = (scrape: Scrape) => counter.expression(scrape, labels);
   const [least, most] = [at(last.before) - at(first.after), at(last.after) - at(first.before)];
   if (bothAbsent(ours, [least, most], counter.untold)) return undefined;
-  const slack = typeof counter.slack === 'function' ? counter.slack(first.before, labels) : (counter.slack ?? 0);
+  const slack = typeof counter.slack === 'function' ? counter.slack(first.before, labels) : (counter.slack ?? partOfEvent);
   const fits = ours >= least * (1 - timing) - slack && ours <= most * (1 + timing) + slack;
   return fits ? undefined : `grew by ${ours}, node_exporter by ${least} to ${most}`;
 }
