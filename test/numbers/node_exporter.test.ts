@@ -176,7 +176,8 @@ function counterDiffers(
   const at = (scrape: Scrape) => counter.expression(scrape, labels);
   const [least, most] = [at(last.before) - at(first.after), at(last.after) - at(first.before)];
   if (bothAbsent(ours, [least, most], counter.untold)) return undefined;
-  const slack = typeof counter.slack === 'function' ? counter.slack(first.before, labels) : (counter.slack ?? partOfEvent);
+  const slack =
+    typeof counter.slack === 'function' ? counter.slack(first.before, labels) : (counter.slack ?? partOfEvent);
   const fits = ours >= least * (1 - timing) - slack && ours <= most * (1 + timing) + slack;
   return fits ? undefined : `grew by ${ours}, node_exporter by ${least} to ${most}`;
 }
