@@ -151,6 +151,13 @@ test('a name that is taken away after a restart of NATS is noticed, and nothing 
   await setTimeout(1000);
   await nats.restart();
   await one.line(/connected again/);
+  // This test's own connection comes back when it does: what is asked before is lost.
+  const answered = () =>
+    sequences('moved').then(
+      () => true,
+      () => false,
+    );
+  await expect.poll(answered, { timeout: 20_000 }).toBe(true);
   const kv = await new Kvm(connection).open('claims');
   const taker = {
     machineId: 'dddddddddddd',
