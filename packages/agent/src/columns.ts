@@ -1,4 +1,4 @@
-import { type TableName, type Tables, tableNamed } from '@fleetreel/proto';
+import { columnNames, type TableName, type Tables, tableNamed } from '@fleetreel/proto';
 
 /** A table with one row, from its values. */
 export function singleRow<T extends { [K in keyof T]: number[] }>(values: { [K in keyof T]: number }): T {
@@ -10,6 +10,7 @@ export function singleRow<T extends { [K in keyof T]: number[] }>(values: { [K i
 /** A table without rows: an empty column for each label and field of the contract. */
 export function emptyTable<N extends TableName>(name: N): Required<Tables>[N] {
   const table = tableNamed(name);
-  const columns = [...(table?.labels ?? []), ...(table?.fields ?? [])].map((column) => [column.name, []]);
-  return Object.fromEntries(columns) as Required<Tables>[N];
+  return Object.fromEntries(
+    (table ? columnNames(table) : []).map((column) => [column, []]),
+  ) as unknown as Required<Tables>[N];
 }

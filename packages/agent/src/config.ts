@@ -47,6 +47,47 @@ const settings = Type.Object({
       examples: ['tcp_connection,clock'],
     }),
   }),
+  process: Type.Object({
+    top: Type.Integer({
+      default: 15,
+      minimum: 1,
+      maximum: 500,
+      description: 'Processes that are shown by each of CPU, memory and I/O',
+    }),
+    rules: Type.Optional(
+      Type.String({
+        description: 'YAML file of rules that classify processes; they come before those that are shipped',
+        examples: ['/etc/fleetreel/classes.yaml'],
+      }),
+    ),
+    commands: Type.Boolean({
+      default: false,
+      description: 'Record command lines, with what looks like a secret left out',
+    }),
+  }),
+  container: Type.Object({
+    labels: Type.Array(Type.String(), {
+      default: [],
+      description: 'Labels of containers that are recorded besides the names of compose projects and pods',
+      examples: ['team,version'],
+    }),
+  }),
+  vm: Type.Object({
+    uri: Type.String({ default: 'qemu:///system', description: 'Where libvirt is' }),
+  }),
+  gpu: Type.Object({
+    library: Type.String({
+      default: 'libnvidia-ml.so.1',
+      description: 'The library of NVIDIA that is asked for its GPUs',
+    }),
+  }),
+  llm: Type.Object({
+    servers: Type.Array(Type.String(), {
+      default: [],
+      description: 'Addresses of servers of language models, besides those that are found on this host',
+      examples: ['http://127.0.0.1:8000'],
+    }),
+  }),
   roots: Type.Object({
     proc: root('/proc', 'the proc file system'),
     sys: root('/sys', 'the sys file system'),

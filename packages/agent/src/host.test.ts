@@ -21,10 +21,12 @@ test("the machine's own ids are taken, one that is set before them", () => {
   const { data, roots } = machine({
     'etc/machine-id': '3d1219c7c4c5404aaa1f6d2a48adfda4\n',
     'proc/sys/kernel/random/boot_id': 'f6f1e6a0-boot\n',
+    'sys/class/dmi/id/product_uuid': '4C4C4544-0051\n',
   });
   expect(identify({ host: 'one', data }, roots, true)).toEqual({
     host: 'one',
     machineId: '3d1219c7c4c5404aaa1f6d2a48adfda4',
+    dmiUuid: '4c4c4544-0051',
     bootId: 'f6f1e6a0-boot',
   });
   expect(identify({ data, machine_id: 'mine-0001' }, roots, true).machineId).toBe('mine-0001');

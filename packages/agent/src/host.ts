@@ -8,7 +8,13 @@ import { describeAnswerMilliseconds } from '#limits.ts';
 import type { Roots } from '#source.ts';
 
 /** Who this machine is, as far as its name and its claim need it. */
-export type Identity = { host: string; machineId: string; bootId: string };
+export type Identity = {
+  host: string;
+  machineId: string;
+  bootId: string;
+  /** By which the host of a virtual machine knows it; empty where it can't be read: only root may. */
+  dmiUuid: string;
+};
 
 /** A file's first line; empty when it can't be read. */
 function line(path: string): string {
@@ -48,6 +54,7 @@ export function identify(
   return {
     host: settings.host || hostname(),
     machineId,
+    dmiUuid: line(join(roots.sys, 'class/dmi/id/product_uuid')).toLowerCase(),
     bootId: line(join(roots.proc, 'sys/kernel/random/boot_id')) || `${machineId}-${release()}`,
   };
 }
@@ -116,6 +123,7 @@ export async function describe(
     memory_bytes: memory.total,
     gpus: cards === 'late' ? [] : cards.controllers.map(({ model }) => model).filter(Boolean),
     virtualization: system.virtual ? system.virtualHost || 'virtual' : '',
+    dmi_uuid: identity.dmiUuid,
     boot_time_us: Math.round(more.time_us / 1e6 - uptime()) * 1e6,
     addresses: addresses(),
     ...more,

@@ -41,7 +41,13 @@ export const stopMilliseconds = 5000;
 export const intervalMilliseconds = { min: 1000, max: 300_000 } as const;
 
 /** A reason is a label of the store: longer ones are cut. */
-export const reasonCharactersMax = 300;
+export const reasonCharactersMax = 1000;
+
+/** Events that wait for the next tick: a fork bomb of a second, and no more. */
+export const eventsWaitingMax = 5000;
+
+/** Bytes of events in one frame, about: a frame has to fit into one message, with the rest of it. */
+export const eventBytesPerFrameMax = 128 * 1024;
 
 /** How often the host description is looked at for changes. */
 export const describeMilliseconds = 3_600_000;

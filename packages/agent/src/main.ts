@@ -6,9 +6,11 @@ import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settin
 import { check } from '#check.ts';
 import { systemClock } from '#clock.ts';
 import { interval, program, type Settings } from '#config.ts';
+import { Events } from '#events.ts';
 import { exit } from '#exit.ts';
 import { type Identity, identify } from '#host.ts';
 import { inventory } from '#inventory.ts';
+import { ProcessIdentities } from '#processes.ts';
 import { run } from '#run.ts';
 import type { Context, Source } from '#source.ts';
 import { sourcesFor } from '#sources/index.ts';
@@ -31,7 +33,8 @@ async function main(): Promise<number> {
 
 async function start(command: string, settings: Settings, json: boolean): Promise<number> {
   const interval_ms = interval(settings);
-  const sources = choose(settings);
+  const events = new Events(systemClock);
+  const sources = choose(settings, events);
   if (command === 'inventory') {
     console.log(await inventory(sources, systemClock, json));
     return 0;
@@ -52,14 +55,22 @@ async function start(command: string, settings: Settings, json: boolean): Promis
     session,
     interval_ms,
     sources,
+    events,
     clock: systemClock,
     signal: stopping.signal,
     onLookAgain: (listener) => process.on('SIGHUP', listener),
   });
 }
 
-function choose(settings: Settings): Source[] {
-  const context: Context = { roots: settings.roots, clock: systemClock, platform: process.platform };
+function choose(settings: Settings, events: Events): Source[] {
+  const context: Context = {
+    roots: settings.roots,
+    clock: systemClock,
+    platform: process.platform,
+    settings,
+    events,
+    processes: new ProcessIdentities(settings.roots),
+  };
   const sources = sourcesFor(process.platform).map((make) => make(context));
   const names = sources.map(({ name }) => name);
   for (const name of settings.sources.disable)

@@ -12,6 +12,7 @@ import { type Claim, HostName } from '#claim.ts';
 import type { Clock } from '#clock.ts';
 import { program, type Settings } from '#config.ts';
 import { connectLog } from '#connect.ts';
+import type { Events } from '#events.ts';
 import { addresses, describe, type Identity } from '#host.ts';
 import {
   acknowledgeMilliseconds,
@@ -34,6 +35,7 @@ export type RunOptions = {
   session: string;
   interval_ms: number;
   sources: readonly Source[];
+  events: Events;
   clock: Clock;
   /** Stops the agent. */
   signal: AbortSignal;
@@ -49,7 +51,7 @@ type Agent = RunOptions & { telemetry: Telemetry };
  * the name is lost; returns the exit code.
  */
 export async function run(options: RunOptions): Promise<number> {
-  const { settings, identity, session, interval_ms, sources, clock } = options;
+  const { settings, identity, session, interval_ms, sources, events, clock } = options;
   const telemetry = new Telemetry(settings.log.level);
   const ended = new AbortController();
   const signal = AbortSignal.any([options.signal, ended.signal]);
@@ -62,10 +64,11 @@ export async function run(options: RunOptions): Promise<number> {
   });
   const sampler = new Sampler({
     sources,
+    events,
     interval_ms,
     clock,
     telemetry,
-    self: selfReport(program.version, publisher, telemetry, clock),
+    self: selfReport(program.version, publisher, events, telemetry, clock),
   });
   let isRefused = false;
   let sequence = 0;

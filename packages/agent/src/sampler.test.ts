@@ -2,6 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { type Agent, decodeFrame, encodeFrame, type Tables } from '@fleetreel/proto';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Clock } from '#clock.ts';
+import { Events } from '#events.ts';
 import { Sampler } from '#sampler.ts';
 import { type Source, Unavailable } from '#source.ts';
 import { Telemetry } from '#telemetry.ts';
@@ -60,6 +61,7 @@ function sampler(sources: Source[], clock: Clock, interval_ms = 5000) {
     telemetry,
     sampler: new Sampler({
       sources,
+      events: new Events(clock),
       interval_ms,
       clock,
       telemetry,

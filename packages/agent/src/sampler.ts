@@ -7,6 +7,7 @@ import {
   tableNamed,
 } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
+import type { Events } from '#events.ts';
 import {
   reasonCharactersMax,
   sourceAnswerMilliseconds,
@@ -39,6 +40,7 @@ export type Sample = { time_us: number; tables: Tables };
 export type SamplerOptions = {
   sources: readonly Source[];
   interval_ms: number;
+  events: Events;
   clock: Clock;
   telemetry: Telemetry;
   /** The agent's own row. */
@@ -53,14 +55,16 @@ export class Sampler {
   readonly #watched: readonly Watched[];
   readonly #interval_ms: number;
   readonly #limit_ms: number;
+  readonly #events: Events;
   readonly #clock: Clock;
   readonly #telemetry: Telemetry;
   readonly #self: (tick_s: number) => Agent;
   #lastTick_s = Number.NaN;
 
-  constructor({ sources, interval_ms, clock, telemetry, self }: SamplerOptions) {
+  constructor({ sources, events, interval_ms, clock, telemetry, self }: SamplerOptions) {
     this.#interval_ms = interval_ms;
     this.#limit_ms = Math.min(interval_ms / 2, sourceAnswerMilliseconds);
+    this.#events = events;
     this.#clock = clock;
     this.#telemetry = telemetry;
     this.#self = self;
@@ -109,6 +113,8 @@ export class Sampler {
     isOver = true;
 
     const tick_s = (this.#clock.monotonic_ms() - begin_ms) / 1000;
+    const events = this.#events.take();
+    if (events) tables.event = events;
     tables.agent = this.#self(this.#lastTick_s);
     tables.source = this.#statusTable();
     this.#lastTick_s = tick_s;
@@ -171,7 +177,7 @@ export class Sampler {
     if (take(rows)) {
       watched.notBefore_ms = begin_ms + (watched.source.every_ms ?? 0);
       watched.retry_ms = sourceRetryMilliseconds.min;
-      this.#become(watched, 'ok', '');
+      this.#become(watched, 'ok', (watched.source.limitations?.() ?? []).join(' '));
       return;
     }
     // Its frame is gone, and in a later one these rows would carry a wrong time.

@@ -1,6 +1,7 @@
 import type { Agent } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
 import { singleRow } from '#columns.ts';
+import type { Events } from '#events.ts';
 import type { Publisher } from '#publisher.ts';
 import { percent } from '#rates.ts';
 import type { Telemetry } from '#telemetry.ts';
@@ -9,6 +10,7 @@ import type { Telemetry } from '#telemetry.ts';
 export function selfReport(
   version: string,
   publisher: Publisher,
+  events: Events,
   telemetry: Telemetry,
   clock: Clock,
 ): (tick_s: number) => Agent {
@@ -37,6 +39,7 @@ export function selfReport(
         frames_dropped_total: telemetry.framesDropped,
         publish_latency_seconds: telemetry.takePublishLatency(),
         reconnects_total: telemetry.reconnects,
+        events_dropped_total: events.dropped,
       }),
     };
   };

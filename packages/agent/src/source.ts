@@ -1,11 +1,40 @@
 import type { TableName, Tables } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
+import type { Settings } from '#config.ts';
+import type { Events } from '#events.ts';
 
 /** Where the kernel's files are: other folders in tests, and in a container that sees its host's. */
 export type Roots = { proc: string; sys: string; etc: string; run: string };
 
+/** Who a process is; a text is empty where nothing is known. */
+export type ProcessIdentity = {
+  /** Name of the program. */
+  name: string;
+  /** Its class by the rules. */
+  class: string;
+  /** Id of the container that it runs in, as in the table `container`. */
+  container: string;
+};
+
+/** Who the processes of this host are: for every source that learns of one by its number. */
+export interface Processes {
+  /** Undefined where there is no such process, or none that may be seen. */
+  identity(pid: number): ProcessIdentity | undefined;
+}
+
 /** What a source may use besides its own files. */
-export type Context = { roots: Roots; clock: Clock; platform: NodeJS.Platform };
+export type Context = {
+  roots: Roots;
+  clock: Clock;
+  platform: NodeJS.Platform;
+  settings: SourceSettings;
+  /** Takes what happens between two samples. */
+  events: Events;
+  processes: Processes;
+};
+
+/** The settings of single sources. */
+export type SourceSettings = Pick<Settings, 'process' | 'container' | 'vm' | 'gpu' | 'llm'>;
 
 /**
  * Reads one thing. A source only returns or throws: the sampler times it, catches, counts, logs, and tries again with
@@ -25,7 +54,10 @@ export interface Source {
   /** The tables' columns now; rates over the time since the sample before, NaN at the first. */
   sample(): Tables | Promise<Tables>;
   close(): void | Promise<void>;
-  /** What it can't see here though it is open, and what would change that: one sentence each. */
+  /**
+   * What it can't see here though it is open, and which right, group or setting would change that: one sentence each. The
+   * table `source` shows them as the reason of a source that is "ok".
+   */
   limitations?(): readonly string[];
 }
 

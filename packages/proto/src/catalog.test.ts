@@ -5,7 +5,12 @@ test('a table is what its message says', () => {
   const cpu = tableNamed('cpu');
   expect(cpu).toMatchObject({ name: 'cpu', help: 'Time each core spent, in percent of the interval.' });
   expect(cpu?.labels).toEqual([
-    { name: 'core', key: true, help: '"total" (all cores together, 100 when all are busy), or the core\'s number.' },
+    {
+      name: 'core',
+      key: true,
+      text: false,
+      help: '"total" (all cores together, 100 when all are busy), or the core\'s number.',
+    },
   ]);
   expect(cpu?.fields[0]).toEqual({
     name: 'used_percent',

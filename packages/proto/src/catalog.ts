@@ -4,15 +4,15 @@ import protobuf from 'protobufjs';
 /** Where the `.proto` files are: beside `src/` in the workspace, beside the bundle when shipped. */
 export const protoFolder = new URL('../', import.meta.url);
 
-// options.proto is not among them: it extends descriptor.proto, which nothing here needs.
-const files = ['self', 'host', 'frame'].map((name) => `fleetreel/v1/${name}.proto`);
 const keyOption = '(fleetreel.v1.key)';
+const textOption = '(fleetreel.v1.text)';
+const rowTimeOption = '(fleetreel.v1.row_time)';
 
 /** The first field number of a frame that is a table; the numbers before it are the header. */
 export const firstTableId = 10;
 
-/** A label column: a string that names the row's entity or describes it. */
-export type Label = { name: string; key: boolean; help: string };
+/** A label column: a string that names the row's entity or describes it; `text`: with a new value in nearly every row. */
+export type Label = { name: string; key: boolean; text: boolean; help: string };
 
 /** A value column: 64-bit floats, NaN where a value is not available. */
 export type Field = { name: string; unit: Unit; help: string };
@@ -23,6 +23,8 @@ export type Table = {
   help: string;
   labels: readonly Label[];
   fields: readonly Field[];
+  /** The column of seconds since 1970 that is the time of each row, where that is not the frame's; it is not among the fields. */
+  rowTime: string | undefined;
   /** Number of the table's field in `Frame`. */
   id: number;
 };
@@ -31,26 +33,27 @@ export type Table = {
 export const units = [
   'bytes_per_second',
   'per_second',
+  'per_minute',
   'percent',
   'bytes',
   'seconds',
   'celsius',
   'watts',
+  'joules',
+  'volts',
+  'amperes',
   'hertz',
   'ratio',
   'count',
   'total',
   'flag',
+  'code',
 ] as const;
 export type Unit = (typeof units)[number];
 
 /** The descriptors of the contract, names as they are written there. */
 export const root = new protobuf.Root();
-for (const file of files)
-  protobuf.parse(readFileSync(new URL(file, protoFolder), 'utf8'), root, {
-    keepCase: true,
-    alternateCommentMode: true,
-  });
+parse('fleetreel/v1/frame.proto');
 root.resolveAll();
 
 /** All tables in the order of the contract. */
@@ -68,20 +71,32 @@ export const tableNamed = (name: string): Table | undefined => byName.get(name);
 /** The table that has this number in `Frame`, or undefined: a newer agent's. */
 export const tableNumbered = (id: number): Table | undefined => byId.get(id);
 
+/** Reads a file and those that it imports, but for options.proto: it extends descriptor.proto, which nothing here needs. */
+function parse(file: string, seen = new Set<string>()): void {
+  if (seen.has(file) || file.endsWith('/options.proto')) return;
+  seen.add(file);
+  const text = readFileSync(new URL(file, protoFolder), 'utf8');
+  const { imports = [] } = protobuf.parse(text, root, { keepCase: true, alternateCommentMode: true });
+  for (const imported of imports) parse(imported, seen);
+}
+
 function table(member: protobuf.Field): Table {
   const message = member.resolvedType;
   if (!(message instanceof protobuf.Type)) throw new TypeError(`Frame.${member.name} is not a message`);
   const labels: Label[] = [];
   const fields: Field[] = [];
+  let rowTime: string | undefined;
   for (const column of message.fieldsArray) {
     const where = `${message.name}.${column.name}`;
     if (!column.repeated) throw new TypeError(`${where} is not repeated: a table's columns are`);
     const help = sentence(column.comment, where);
-    if (column.type === 'string') labels.push({ name: column.name, key: column.options?.[keyOption] === true, help });
+    const is = (option: string) => column.options?.[option] === true;
+    if (column.type === 'string') labels.push({ name: column.name, key: is(keyOption), text: is(textOption), help });
+    else if (column.type === 'double' && is(rowTimeOption)) rowTime = column.name;
     else if (column.type === 'double') fields.push({ name: column.name, unit: unitOf(column.name), help });
     else throw new TypeError(`${where} is ${column.type}: a column is string or double`);
   }
-  return { name: member.name, help: sentence(message.comment, message.name), labels, fields, id: member.id };
+  return { name: member.name, help: sentence(message.comment, message.name), labels, fields, rowTime, id: member.id };
 }
 
 function unitOf(name: string): Unit {

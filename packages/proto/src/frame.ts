@@ -131,7 +131,7 @@ export function decodeTable({ table, bytes }: TableSlice): Columns {
  */
 export function rowCount(table: Table, columns: Columns): number {
   let rows = 0;
-  for (const { name } of [...table.labels, ...table.fields]) {
+  for (const name of columnNames(table)) {
     const length = columns[name]?.length ?? 0;
     if (length === 0) continue;
     if (rows > 0 && length !== rows)
@@ -141,6 +141,11 @@ export function rowCount(table: Table, columns: Columns): number {
   const missing = rows > 0 && table.labels.find(({ name, key }) => key && (columns[name]?.length ?? 0) === 0);
   if (missing) throw new FrameError(`table ${table.name}: the key ${missing.name} is absent`);
   return rows;
+}
+
+/** The names of all columns of a table: its labels, its fields, and the time of its rows. */
+export function columnNames({ labels, fields, rowTime }: Table): string[] {
+  return [...labels, ...fields].map(({ name }) => name).concat(rowTime ?? []);
 }
 
 function checkHeader(header: FrameHeader): FrameHeader {

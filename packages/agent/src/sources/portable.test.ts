@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest';
 import { systemClock } from '#clock.ts';
 import { CounterHistory } from '#rates.ts';
-import type { Context } from '#source.ts';
 import { cpu } from '#sources/cpu.ts';
 import { filesystem } from '#sources/filesystem.ts';
 import { memory } from '#sources/memory.ts';
@@ -17,13 +16,9 @@ import {
   portableMemoryTable,
   portableNetInterface,
 } from '#sources/portable.ts';
-import { type Row, row, rows, SteppedTree } from '#sources/testing.ts';
+import { type Row, row, rows, SteppedTree, systemContext } from '#sources/testing.ts';
 
-const here: Context = {
-  roots: { proc: '/proc', sys: '/sys', etc: '/etc', run: '/run' },
-  clock: systemClock,
-  platform: process.platform,
-};
+const here = systemContext();
 const onLinux = test.runIf(process.platform === 'linux');
 
 /** The columns that both have agree within a share of the larger, or within `atLeast`. */

@@ -2,8 +2,22 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } f
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import type { Clock } from '#clock.ts';
-import type { Context, Roots } from '#source.ts';
+import {
+  type Columns,
+  columnNames,
+  rowCount,
+  type TableName,
+  type Tables,
+  tableNamed,
+  type Unit,
+} from '@fleetreel/proto';
+import { readSettings } from '@fleetreel/proto/settings';
+import { expect } from 'vitest';
+import { type Clock, systemClock } from '#clock.ts';
+import { program, type Settings } from '#config.ts';
+import { Events } from '#events.ts';
+import { ProcessIdentities } from '#processes.ts';
+import type { Context, Roots, Source } from '#source.ts';
 
 // What the tests of the sources share: captured trees, trees that change from sample to sample, a clock that is moved.
 
@@ -14,6 +28,15 @@ export const captured = (tree: string, path: string): string => readFileSync(joi
 
 /** A context that sees a captured tree. */
 export const capturedContext = (tree: string): Context & { clock: TestClock } => context(join(fixtures, tree));
+
+/** What every setting is by default. */
+export const defaultSettings: Settings = defaults();
+
+function defaults(): Settings {
+  const invocation = readSettings(program, ['run'], { FLEETREEL_CONFIG: '/dev/null' });
+  if ('help' in invocation) throw new Error('the command line asks for help');
+  return invocation.settings;
+}
 
 /** A clock that stands until it is moved. */
 export type TestClock = Clock & { advance(seconds: number): void };
@@ -38,7 +61,28 @@ function context(root: string): Context & { clock: TestClock } {
     etc: join(root, 'etc'),
     run: join(root, 'run'),
   };
-  return { roots, clock: testClock(), platform: 'linux' };
+  const clock = testClock();
+  return {
+    roots,
+    clock,
+    platform: 'linux',
+    settings: defaultSettings,
+    events: new Events(clock),
+    processes: new ProcessIdentities(roots),
+  };
+}
+
+/** A context that sees this machine. */
+export function systemContext(): Context {
+  const { roots } = defaultSettings;
+  return {
+    roots,
+    clock: systemClock,
+    platform: process.platform,
+    settings: defaultSettings,
+    events: new Events(systemClock),
+    processes: new ProcessIdentities(roots),
+  };
 }
 
 /** A tree of files that a test changes between two samples. */
@@ -104,4 +148,45 @@ export function row(table: object | undefined): Row {
     if (value !== undefined && !Number.isNaN(value)) only[name] = value;
   }
   return only;
+}
+
+const mayBeNegative = new Set<Unit>(['celsius', 'volts', 'amperes', 'code']);
+/** In percent of one core, or of a limit that is a soft one. */
+const ofOneCore = /^cpu_|_limit_percent$/;
+
+/** What the contract asks of any table, and physics of its values. */
+export function expectContract(tables: Tables, of: Source): void {
+  for (const [name, columns] of Object.entries(tables) as [string, Columns][]) {
+    expect(of.tables).toContain(name);
+    const table = tableNamed(name);
+    if (!table) throw new Error(`${name} is not in the contract`);
+    expect(Object.keys(columns).sort()).toEqual(columnNames(table).sort());
+    const count = rowCount(table, columns);
+    const keys = table.labels.filter(({ key }) => key).map((label) => columns[label.name] ?? []);
+    const entities = Array.from({ length: count }, (_, row) => JSON.stringify(keys.map((column) => column[row])));
+    expect(new Set(entities).size, `${name}: entities`).toBe(keys.length > 0 ? count : Math.min(count, 1));
+    for (const { name: field, unit } of table.fields)
+      for (const value of columns[field] as number[]) {
+        if (Number.isNaN(value)) continue;
+        expect(Number.isFinite(value), `${name}.${field} is ${value}`).toBe(true);
+        if (!mayBeNegative.has(unit) && field !== 'offset_seconds')
+          expect(value, `${name}.${field}`).toBeGreaterThanOrEqual(0);
+        if (unit === 'percent' && !ofOneCore.test(field))
+          expect(value, `${name}.${field}`).toBeLessThanOrEqual(100.000001);
+        if (unit === 'flag') expect([0, 1]).toContain(value);
+      }
+  }
+}
+
+/** The columns of these tables that none of the samples has a value in: a test of a source shows that there are none. */
+export function unfilledColumns(names: readonly TableName[], samples: readonly Tables[]): string[] {
+  const filled = new Set<string>();
+  for (const sample of samples)
+    for (const [table, columns] of Object.entries(sample))
+      for (const [column, values] of Object.entries(columns as Columns))
+        if (values.some((value) => value !== '' && !Number.isNaN(value))) filled.add(`${table}.${column}`);
+  return names
+    .map((name) => tableNamed(name))
+    .flatMap((table) => (table ? columnNames(table).map((column) => `${table.name}.${column}`) : []))
+    .filter((column) => !filled.has(column));
 }

@@ -141,6 +141,7 @@ function description(host: string): HostDescription {
     addresses: ['10.0.0.1'],
     tags: { role: 'web' },
     boot_id: 'boot',
+    dmi_uuid: '',
   };
 }
 

@@ -320,6 +320,7 @@ const description = (host: string, more: Partial<HostDescription> = {}): HostDes
   host,
   machine_id: 'a'.repeat(32),
   boot_id: 'b',
+  dmi_uuid: '',
   session: '00000000000000ab',
   time_us: Date.now() * 1000,
   agent_version: '0.1.0',

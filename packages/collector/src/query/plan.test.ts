@@ -45,7 +45,7 @@ describe('what is kept no more', () => {
   });
 
   test('labels that only describe are not in roll-ups', () => {
-    const labels = [{ label: { name: 'type', key: false, help: '' }, values: ['ext4'] }];
+    const labels = [{ label: { name: 'type', key: false, text: false, help: '' }, values: ['ext4'] }];
     const question = { stepMs: hour, aggregation: 'avg', labels, now, retention } as const;
     expect(plan({ ...question, range: { from: now - 7 * day, to: now } })).toBeUndefined();
     expect(() => plan({ ...question, range: { from: now - 60 * day, to: now } })).toThrow('label.type needs raw rows');
