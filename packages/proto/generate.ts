@@ -17,12 +17,11 @@ const lines = [
   '};',
   'export type TableName = keyof Tables;',
 ];
-for (const { name, help, labels, fields, rowTime } of catalog)
+for (const { name, help, labels, fields } of catalog)
   lines.push(
     '',
     `/** ${help} */`,
     `export type ${typeName(name)} = {`,
-    ...(rowTime ? [`  /** The time of the row: seconds since 1970. */\n  ${rowTime}: number[];`] : []),
     ...labels.map((label) => `  /** ${label.help} */\n  ${label.name}: string[];`),
     ...fields.map((field) => `  /** ${field.help} */\n  ${field.name}: number[];`),
     '};',

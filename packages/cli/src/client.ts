@@ -72,6 +72,7 @@ export class Collector implements Disposable {
               gpus: description.gpus,
               virtualization: description.virtualization,
               bootTime: Number(description.boot_time_us) / 1000,
+              dmiUuid: description.dmi_uuid,
               intervalMs: description.interval_ms,
               addresses: description.addresses,
               tags: description.tags,

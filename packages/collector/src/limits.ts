@@ -33,7 +33,7 @@ export const rowsPerFrameMax = 20_000;
 /** How far a frame's time may be ahead of this clock, milliseconds: beyond, the host's clock is wrong. */
 export const futureMilliseconds = 10 * 60_000;
 /** Characters of a label; a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
-export const labelCharactersMax = 1024;
+export const labelCharactersMax = 4096;
 /** Bytes of row beginnings kept for hosts that were seen before; when full it begins anew. */
 export const prefixCacheBytesMax = 64 * 1024 * 1024;
 

@@ -23,7 +23,7 @@ export type Table = {
   help: string;
   labels: readonly Label[];
   fields: readonly Field[];
-  /** The column of seconds since 1970 that is the time of each row, where that is not the frame's; it is not among the fields. */
+  /** The field, in seconds since 1970, that is the time of each row, where that is not the frame's. */
   rowTime: string | undefined;
   /** Number of the table's field in `Frame`. */
   id: number;
@@ -92,9 +92,9 @@ function table(member: protobuf.Field): Table {
     const help = sentence(column.comment, where);
     const is = (option: string) => column.options?.[option] === true;
     if (column.type === 'string') labels.push({ name: column.name, key: is(keyOption), text: is(textOption), help });
-    else if (column.type === 'double' && is(rowTimeOption)) rowTime = column.name;
     else if (column.type === 'double') fields.push({ name: column.name, unit: unitOf(column.name), help });
     else throw new TypeError(`${where} is ${column.type}: a column is string or double`);
+    if (is(rowTimeOption)) rowTime = column.name;
   }
   return { name: member.name, help: sentence(message.comment, message.name), labels, fields, rowTime, id: member.id };
 }

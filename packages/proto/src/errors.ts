@@ -82,6 +82,12 @@ export const errors = {
     detail: 'The parameter "{parameter}" has a value that can\'t be: "{value}".',
     action: 'Give {expected}.',
   },
+  bad_limit: {
+    ...invalid,
+    title: 'Bad limit',
+    detail: '"{value}" in "{parameter}" is no number of rows.',
+    action: 'Give a whole number from 1 to {most}.',
+  },
   bad_time: {
     ...invalid,
     title: 'Bad time',

@@ -143,10 +143,8 @@ export function rowCount(table: Table, columns: Columns): number {
   return rows;
 }
 
-/** The names of all columns of a table: its labels, its fields, and the time of its rows. */
-export function columnNames({ labels, fields, rowTime }: Table): string[] {
-  return [...labels, ...fields].map(({ name }) => name).concat(rowTime ?? []);
-}
+/** The names of all columns of a table: its labels, then its fields. */
+export const columnNames = ({ labels, fields }: Table): string[] => [...labels, ...fields].map(({ name }) => name);
 
 function checkHeader(header: FrameHeader): FrameHeader {
   if (!(header.sequence > 0)) throw new FrameError(`the sequence is ${header.sequence}: it begins at 1`);

@@ -26,6 +26,9 @@ export const Catalog = Type.Object({
     Type.Object({
       name: Type.String(),
       help: Type.String(),
+      rowTime: nullable(
+        Type.String({ description: "The field that is the time of each row, where that is not the frame's" }),
+      ),
       labels: Type.Array(Type.Object({ name: Type.String(), key: Type.Boolean(), help: Type.String() })),
       fields: Type.Array(Type.Object({ name: Type.String(), unit: Type.String(), help: Type.String() })),
     }),
@@ -56,6 +59,10 @@ export const Description = Type.Object({
   gpus: Type.Array(Type.String()),
   virtualization: Type.String(),
   bootTime: ms('When it was booted'),
+  dmiUuid: Type.String({
+    description:
+      'By which the host of a virtual machine knows it: the uuid of the table vm; empty where it can not be read',
+  }),
   intervalMs: Type.Integer(),
   addresses: Type.Array(Type.String()),
   tags: Type.Record(Type.String(), Type.String()),
@@ -101,6 +108,13 @@ export type Row = { time: number; host: string; [column: string]: string | numbe
 
 export const Latest = Type.Object({ rows: Type.Array(Row) });
 export type Latest = { rows: Row[] };
+
+/** The rows of a range, the newest first. */
+export const Rows = Type.Object({
+  rows: Type.Array(Row),
+  truncated: Type.Boolean({ description: 'Whether the range has older rows, which the limit left out' }),
+});
+export type Rows = { rows: Row[]; truncated: boolean };
 
 export const aggregations = ['avg', 'min', 'max', 'sum', 'last', 'p50', 'p95', 'p99'] as const;
 export type Aggregation = (typeof aggregations)[number];

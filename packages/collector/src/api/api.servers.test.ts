@@ -10,6 +10,7 @@ import {
   type LiveMessage,
   type LiveRequest,
   Problem,
+  Rows as RowsAnswer,
   Series,
 } from '@fleetreel/proto/http';
 import { Live, Query as QueryService } from '@fleetreel/proto/services';
@@ -179,6 +180,10 @@ async function fillStore(questdb: Questdb, telemetry: Telemetry): Promise<void> 
   await run(
     `INSERT INTO memory (ts, tenant, host, used_percent) VALUES (cast(${old}123 as timestamp), 'default', 'web-2', 33)`,
   );
+  for (const row of [0, 1, 2])
+    await run(
+      `INSERT INTO event (ts, tenant, host, kind, action, entity, detail, timestamp_seconds) VALUES (cast(${begin + row * 1000}001 as timestamp), 'default', 'web-1', '${row === 1 ? 'vm' : 'process'}', 'start', '${row}', 'it''s "${row}"', ${begin / 1000 + row}.000001)`,
+    );
   // Minutes of ten days ago, of 12 rows each, the second with half of them.
   const ago = begin - 60 * day;
   await run(
@@ -290,6 +295,75 @@ describe('latest', () => {
   test('of a host that the log has forgotten comes from the store', async () => {
     const { rows } = (await (await get('/api/v1/latest?table=memory&host=web-2')).json()) as Latest;
     expect(rows).toMatchObject([{ time: begin - 2 * day, host: 'web-2', used_percent: 33, total_bytes: null }]);
+  });
+});
+
+describe('rows', () => {
+  const rows = async (parameters: string): Promise<RowsAnswer> => {
+    const body: unknown = await (await get(`/api/v1/rows?${parameters}`)).json();
+    expect(Value.Check(RowsAnswer, body)).toBe(true);
+    return body as RowsAnswer;
+  };
+
+  test('are those of the range, the newest first, at their own times', async () => {
+    const body = await rows(`table=event&${hourRange}`);
+    expect(body).toMatchObject({
+      rows: [
+        { entity: '2' },
+        { entity: '1' },
+        { entity: '0', host: 'web-1', time: begin, detail: 'it\'s "0"', name: '' },
+      ],
+      truncated: false,
+    });
+    expect(body.rows[0]).toMatchObject({ duration_seconds: null, time: begin + 2000 });
+    expect(await rows(`table=event&from=${begin + 1000}&to=${begin + 2000}`)).toMatchObject({
+      rows: [{ entity: '1' }],
+    });
+  });
+
+  test('say what a limit left out', async () => {
+    const body = await rows(`table=event&${hourRange}&limit=2`);
+    expect(body).toMatchObject({ rows: [{ entity: '2' }, { entity: '1' }], truncated: true });
+    expect((await rows(`table=event&${hourRange}&limit=3`)).truncated).toBe(false);
+    for (const limit of ['0', '10001', '-1', '1e3', 'x'])
+      expect(await problem(`/api/v1/rows?table=event&limit=${limit}`)).toMatchObject({ code: 'bad_limit' });
+  });
+
+  test('take labels, and any table', async () => {
+    expect((await rows(`table=event&${hourRange}&label.kind=vm`)).rows.map(({ entity }) => entity)).toEqual(['1']);
+    expect((await rows(`table=event&${hourRange}&label.detail=it's "2"`)).rows.map(({ entity }) => entity)).toEqual([
+      '2',
+    ]);
+    expect((await rows(`table=event&${hourRange}&label.kind=x' OR '1'='1`)).rows).toEqual([]);
+    const [newest] = (await rows(`table=cpu&host=web-1&label.core=10&${hourRange}&limit=1`)).rows;
+    expect(newest).toMatchObject({ core: '10', time: begin + hour - 5000, used_percent: sample(rowsPerCore - 1) });
+  });
+
+  test('over gRPC are the same', async () => {
+    const answer = await new Promise((resolve, reject) =>
+      stack.grpc.Rows(
+        {
+          table: 'event',
+          labels: { kind: { values: ['vm'] } },
+          from: String(begin),
+          to: String(begin + hour),
+          limit: 1,
+        },
+        (error, value) => (error ? reject(error) : resolve(value)),
+      ),
+    );
+    expect(answer).toMatchObject({
+      rows: [{ host: 'web-1', labels: { entity: '1' }, values: { timestamp_seconds: begin / 1000 + 1.000001 } }],
+      truncated: false,
+    });
+  });
+
+  test('have no mean over time: their series are read from the rows alone', async () => {
+    const body = await series(`table=event&field=duration_seconds&host=web-1&${hourRange}&step=1m`);
+    expect(body.series).toHaveLength(3);
+    expect(await problem(`/api/v1/series?table=event&field=duration_seconds&from=-60d&step=1h`)).toMatchObject({
+      code: 'raw_rows_gone',
+    });
   });
 });
 
@@ -899,7 +973,7 @@ test('the document describes every route', async () => {
   };
   expect(document.openapi).toBe('3.1.0');
   expect(Object.keys(document.paths).sort()).toEqual(
-    ['catalog', 'hosts', 'hosts/{host}', 'latest', 'live', 'series']
+    ['catalog', 'hosts', 'hosts/{host}', 'latest', 'live', 'rows', 'series']
       .map((path) => `/api/v1/${path}`)
       .concat(['/healthz', '/metrics', '/readyz']),
   );

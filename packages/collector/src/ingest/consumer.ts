@@ -9,7 +9,7 @@ import {
 } from '@fleetreel/proto';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Clock } from '#clock.ts';
-import { decode } from '#ingest/decode.ts';
+import { decode, latestRowTime } from '#ingest/decode.ts';
 import {
   ackConfirmMilliseconds,
   batchMessagesMax,
@@ -164,7 +164,7 @@ export class Ingest {
     try {
       if (kind === 'frame') {
         const frame = decode(data);
-        const late = this.#outOfTime(frame.time_us);
+        const late = this.#outOfTime(frame.time_us, latestRowTime(frame));
         if (late) {
           bury(...late);
           return;
@@ -196,10 +196,16 @@ export class Ingest {
     return [refusal.host, () => registry.refuse(tenant, refusal)];
   }
 
-  /** Why a frame of this time is not taken; undefined when it is. */
-  #outOfTime(time_us: number): [DeadReason, string] | undefined {
+  /** Why a frame of this time, with rows up to another, is not taken; undefined when it is. */
+  #outOfTime(time_us: number, rows_us: number): [DeadReason, string] | undefined {
     const { clock, rawMilliseconds } = this.#parts;
-    const ahead_ms = (time_us - clock.now_us()) / 1000;
+    const now_us = clock.now_us();
+    if ((rows_us - now_us) / 1000 > futureMilliseconds)
+      return [
+        'future',
+        `a row of the frame has a time that is more than ${futureMilliseconds / 60_000} minutes in the future`,
+      ];
+    const ahead_ms = (time_us - now_us) / 1000;
     const early = ahead_ms > futureMilliseconds;
     if (!early && -ahead_ms <= rawMilliseconds) return undefined;
     const minutes = `${Math.round(Math.abs(ahead_ms) / 60_000)} minutes`;

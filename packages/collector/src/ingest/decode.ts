@@ -50,6 +50,20 @@ export function decode(bytes: Uint8Array): Decoded {
   return { ...header, sizeBytes: bytes.length, tables, unknownFields: unknown };
 }
 
+/** The latest time of a row that has its own, UTC in microseconds; -Infinity when there is none. */
+export function latestRowTime({ tables }: Pick<Decoded, 'tables'>): number {
+  let latest = Number.NEGATIVE_INFINITY;
+  for (const { table, rowCount, view, offsets } of tables) {
+    if (table.rowTime === undefined) continue;
+    const offset = offsets[table.fields.findIndex(({ name }) => name === table.rowTime)] ?? -1;
+    for (let row = 0; offset >= 0 && row < rowCount; row++) {
+      const time_us = view.getFloat64(offset + row * 8, true) * 1e6;
+      if (time_us > latest) latest = time_us;
+    }
+  }
+  return latest;
+}
+
 /** Reads varints; a message that ends too early is a FrameError. */
 class Wire {
   readonly bytes: Uint8Array;

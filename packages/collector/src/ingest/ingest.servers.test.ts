@@ -220,6 +220,13 @@ describe('the log', () => {
   });
 });
 
+const eventAt = (seconds: number) => ({
+  timestamp_seconds: [seconds],
+  kind: ['process'],
+  action: ['start'],
+  entity: ['1'],
+});
+
 describe('ingest', () => {
   test('puts aside what can not be stored, with the reason, and stores the rest', async () => {
     await using collector = await collect('aside');
@@ -235,8 +242,10 @@ describe('ingest', () => {
     await agent.publish({ time_us: now + 9 * minute * 1000 });
     await agent.publish({ time_us: now - 31 * day * 1000 });
     await agent.publish({ interval_ms: 4_000_000_000 });
+    await agent.publish({ tables: { event: eventAt(now / 1e6 + 11 * 60) } as Frame['tables'] });
+    await agent.publish({ tables: { event: eventAt(now / 1e6 - 11 * 60) } as Frame['tables'] });
     await good();
-    await stored('aside', 4);
+    await stored('aside', 5);
     await drained('aside');
     const letters = await deadLetters('aside');
     expect(letters.map(({ reason }) => reason)).toEqual(
@@ -246,13 +255,14 @@ describe('ingest', () => {
         "the frame's time is 11 minutes in the future: the host's clock is wrong",
         expect.stringMatching(/^the frame's time is 44640 minutes in the past: older than the store keeps rows$/),
         expect.stringMatching(/interval_ms/),
+        'a row of the frame has a time that is more than 10 minutes in the future',
       ]),
     );
-    expect(letters).toHaveLength(5);
+    expect(letters).toHaveLength(6);
     expect(new Set(letters.map(({ from }) => from))).toEqual(new Set([agent.subject]));
     expect(letters.some(({ bytes }) => Buffer.from(bytes).equals(cut))).toBe(true);
-    expect(await counted(collector.telemetry, 'dead_letters_total')).toBe(5);
-    expect(await counted(collector.telemetry, 'frames_stored_total')).toBe(4);
+    expect(await counted(collector.telemetry, 'dead_letters_total')).toBe(6);
+    expect(await counted(collector.telemetry, 'frames_stored_total')).toBe(5);
     expect(collector.telemetry.missing().map(({ dependency }) => dependency)).not.toContain('ingest');
   });
 

@@ -41,7 +41,10 @@ export async function queryLatest(
   const named = findHosts(known, question.hosts);
   const rows: LatestRow[] = [];
   const add = (host: string, time_us: number, columns: Columns, count: number) => {
-    for (const row of rowsOf(table, columns, count, labels)) rows.push({ time_us, host, ...row });
+    for (const row of rowsOf(table, columns, count, labels)) {
+      const own_us = Math.round((row.values[table.rowTime ?? ''] ?? Number.NaN) * 1e6);
+      rows.push({ time_us: Number.isNaN(own_us) ? time_us : own_us, host, ...row });
+    }
     if (rows.length > rowsMax) throw new ApiError('too_many_values', { most: rowsMax });
   };
   /** Hosts whose rows are in the store alone, by the time of their newest frame. */
@@ -61,7 +64,8 @@ export async function queryLatest(
     for (const [host, own] of Map.groupBy(stored, (row) => String(row[1]))) {
       // What is newest of an entity that has gone since is older than the others.
       const time_us = Math.max(...own.map((row) => Number(row[0])));
-      const current = own.filter((row) => row[0] === time_us).map((row) => row.slice(2));
+      const isCurrent = (row: (typeof own)[number]) => table.rowTime !== undefined || row[0] === time_us;
+      const current = own.filter(isCurrent).map((row) => row.slice(2));
       add(host, time_us, columnsOf(table, current), current.length);
     }
   }
@@ -88,6 +92,19 @@ function rowsOf(table: Table, columns: Columns, count: number, filters: readonly
     rows.push({ labels, values });
   }
   return rows;
+}
+
+/** A row of the store from its labels and fields, in the order of the catalogue. */
+export function rowOf(
+  { labels, fields }: Table,
+  cells: readonly (string | number | null)[],
+): Pick<LatestRow, 'labels' | 'values'> {
+  return {
+    labels: Object.fromEntries(labels.map(({ name }, index) => [name, String(cells[index] ?? '')])),
+    values: Object.fromEntries(
+      fields.map(({ name }, index) => [name, Number(cells[labels.length + index] ?? Number.NaN)]),
+    ),
+  };
 }
 
 function columnsOf(table: Table, rows: readonly (readonly (string | number | null)[])[]): Columns {

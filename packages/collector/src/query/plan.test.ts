@@ -10,8 +10,15 @@ const retention = { raw: 30 * day, '1m': 180 * day, '1h': 1095 * day };
 const ask =
   (ago: number, stepMs: number, aggregation: 'avg' | 'p95' | 'last' = 'avg', length = ago) =>
   () =>
-    plan({ range: { from: now - ago, to: now - ago + length }, stepMs, aggregation, labels: [], now, retention })
-      ?.suffix;
+    plan({
+      range: { from: now - ago, to: now - ago + length },
+      stepMs,
+      aggregation,
+      labels: [],
+      isRolledUp: true,
+      now,
+      retention,
+    })?.suffix;
 
 describe('what is read', () => {
   test.each([
@@ -46,9 +53,22 @@ describe('what is kept no more', () => {
 
   test('labels that only describe are not in roll-ups', () => {
     const labels = [{ label: { name: 'type', key: false, text: false, help: '' }, values: ['ext4'] }];
-    const question = { stepMs: hour, aggregation: 'avg', labels, now, retention } as const;
+    const question = {
+      isRolledUp: true,
+      stepMs: hour,
+      aggregation: 'avg',
+      labels,
+      now,
+      retention,
+    } as const;
     expect(plan({ ...question, range: { from: now - 7 * day, to: now } })).toBeUndefined();
     expect(() => plan({ ...question, range: { from: now - 60 * day, to: now } })).toThrow('label.type needs raw rows');
+  });
+
+  test('what has no roll-ups is read from the rows', () => {
+    const question = { isRolledUp: false, stepMs: hour, aggregation: 'avg', labels: [], now, retention } as const;
+    expect(plan({ ...question, range: { from: now - 7 * day, to: now } })).toBeUndefined();
+    expect(() => plan({ ...question, range: { from: now - 60 * day, to: now } })).toThrow('needs raw rows');
   });
 
   test('a step that is too fine names the finest', () => {

@@ -18,6 +18,8 @@ export type Question = {
   stepMs: number;
   aggregation: Aggregation;
   labels: readonly LabelFilter[];
+  /** Whether there are roll-ups of the table. */
+  isRolledUp: boolean;
   now: number;
   retention: Retention;
 };
@@ -32,16 +34,16 @@ export function finestKept(from: number, now: number, retention: Retention): num
  * The roll-up to read, or undefined for the rows.
  * @throws ApiError
  */
-export function plan({ range, stepMs, aggregation, labels, now, retention }: Question): Rollup | undefined {
+export function plan({ range, stepMs, aggregation, labels, isRolledUp, now, retention }: Question): Rollup | undefined {
   const kept = finestKept(range.from, now, retention);
   // Roll-ups keep the labels that identify a row, and no order or distribution within a step.
   const described = labels.find(({ label }) => !label.key);
-  const needsRows = !rollupAggregations.includes(aggregation) || described !== undefined;
+  const needsRows = !isRolledUp || !rollupAggregations.includes(aggregation) || described !== undefined;
   if (kept === 1 && (needsRows || range.to - range.from <= rowsRangeMax)) return undefined;
   if (needsRows)
     throw new ApiError('raw_rows_gone', {
-      parameter: described ? `label.${described.label.name}` : 'agg',
-      value: described ? `label.${described.label.name}` : aggregation,
+      parameter: described ? `label.${described.label.name}` : isRolledUp ? 'agg' : 'from',
+      value: described ? `label.${described.label.name}` : isRolledUp ? aggregation : at(range.from),
       from: at(range.from),
       kept: at(now - retention.raw),
     });

@@ -5,6 +5,7 @@ import type { Registry } from '#log/registry.ts';
 import { Hosts } from '#query/hosts.ts';
 import { type LatestQuestion, queryLatest } from '#query/latest.ts';
 import type { Retention } from '#query/plan.ts';
+import { queryRows, type RowsQuestion } from '#query/rows.ts';
 import { querySeries, type SeriesQuestion } from '#query/series.ts';
 import type { Reader } from '#store/reader.ts';
 import type { Telemetry } from '#telemetry.ts';
@@ -31,6 +32,11 @@ export class Query {
   /** @throws ApiError */
   latest(tenant: string, question: LatestQuestion) {
     return queryLatest({ ...this.#parts, hosts: this.hosts }, tenant, question);
+  }
+
+  /** @throws ApiError */
+  rows(tenant: string, question: RowsQuestion) {
+    return queryRows({ ...this.#parts, hosts: this.hosts }, tenant, question, this.#parts.clock.now_us() / 1000);
   }
 
   /** @throws ApiError */

@@ -68,7 +68,15 @@ export async function querySeries(
   const finest = Math.max(interval(hosts, tenant, named), finestKept(asked.from, now, retention));
   const stepMs = parseStep(question.step, asked, finest);
   const { times, ...range } = align(asked, stepMs);
-  const rollup = plan({ range: asked, stepMs, aggregation, labels, now, retention });
+  const rollup = plan({
+    range: asked,
+    stepMs,
+    aggregation,
+    labels,
+    isRolledUp: sql.rolledUpTables.includes(table),
+    now,
+    retention,
+  });
 
   const grid = new Grid(table, fields, range.from, stepMs, times.length);
   const select = { tenant, table, hosts: named, labels };

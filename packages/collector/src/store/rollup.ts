@@ -1,5 +1,5 @@
 // Roll-ups: own tables by minute and by hour, filled when a step is over, and again for every step that late rows touched.
-import { catalog, type Table } from '@fleetreel/proto';
+import type { Table } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
 import {
   rollupGraceMilliseconds,
@@ -10,7 +10,7 @@ import {
 } from '#limits.ts';
 import { type AdminSettings, execute, StatementError } from '#store/admin.ts';
 import { frameTable, rollupAggregates } from '#store/schema.ts';
-import { type Rollup, rollups } from '#store/sql.ts';
+import { type Rollup, rolledUpTables, rollups } from '#store/sql.ts';
 import type { Telemetry } from '#telemetry.ts';
 
 /** A time range, UTC in milliseconds: from inclusive, to exclusive. */
@@ -82,7 +82,7 @@ export class Rollups {
   readonly #telemetry: Pick<Telemetry, 'rolledUp' | 'rollupFailed'>;
   readonly #clock: Clock;
   readonly #work: readonly Work[] = rollups.flatMap((rollup) =>
-    catalog.map((table) => ({ table, rollup, pending: new Ranges(rollupRangesMax) })),
+    rolledUpTables.map((table) => ({ table, rollup, pending: new Ranges(rollupRangesMax) })),
   );
 
   constructor(settings: AdminSettings, telemetry: Pick<Telemetry, 'rolledUp' | 'rollupFailed'>, clock: Clock) {
@@ -124,7 +124,7 @@ export class Rollups {
     const now = this.#clock.now_us() / 1000;
     for (const rollup of rollups) {
       const newest: number[] = [];
-      for (const table of catalog)
+      for (const table of rolledUpTables)
         newest.push((await this.#time(`SELECT max(ts) FROM "${table.name}_${rollup.suffix}"`)) ?? oldest);
       const recent =
         Math.min(

@@ -61,12 +61,15 @@ export class PrefixCache {
     const labels = packed.labels();
     const start = `${packed.table.name},tenant=${symbol(tenant)},host=${symbol(host)}`;
     const rows = Array.from({ length: packed.rowCount }, (_, row) => {
-      let text = start;
-      for (const [index, { name }] of packed.table.labels.entries()) {
+      let line = start;
+      // Texts are values to the protocol, and stand after all symbols.
+      let texts = '';
+      for (const [index, label] of packed.table.labels.entries()) {
         const value = labels[index]?.[row];
-        if (value) text += `,${name}=${symbol(this.#shorten(value))}`;
+        if (label.text) texts += `${texts ? ',' : ' '}${label.name}=${text(this.#shorten(value ?? ''))}`;
+        else if (value) line += `,${label.name}=${symbol(this.#shorten(value))}`;
       }
-      return Buffer.from(text);
+      return Buffer.from(line + texts);
     });
     this.#keep(tables, packed.table.name, { labelBytes: new Uint8Array(packed.labelBytes), rows });
     return rows;
@@ -116,6 +119,9 @@ function bytesOf(prefixes: Prefixes | undefined): number {
   if (prefixes === undefined) return 0;
   return prefixes.rows.reduce((sum, row) => sum + row.length + 100, prefixes.labelBytes.length + 100);
 }
+
+/** A text value as the line protocol wants it, in quotes. */
+export const text = (value: string): string => `"${value.replace(/["\\\n\r]/g, '\\$&').replaceAll('\0', '\ufffd')}"`;
 
 /** A symbol as the line protocol wants it. QuestDB takes any character but NUL. */
 export function symbol(text: string): string {
@@ -192,6 +198,9 @@ export class Rows {
     end: Uint8Array,
   ): void {
     const fieldNames = names.get(table) ?? [];
+    const first = table.labels.some(({ text }) => text) ? comma : space;
+    const times = table.fields.findIndex(({ name }) => name === table.rowTime);
+    const timeOffset = times < 0 ? -1 : (offsets[times] as number);
     const fieldBytes = fieldNames.reduce((sum, name) => sum + name.length + 9, 0);
     for (let row = 0; row < rowCount; row++) {
       const prefix = prefixes[row] as Uint8Array;
@@ -200,8 +209,8 @@ export class Rows {
       const view = this.#view;
       bytes.set(prefix, this.#length);
       let at = this.#length + prefix.length;
-      // A space before the first value, a comma before the others. A row without values has none: its labels say that it was there.
-      let separator = space;
+      // A space before the first value, unless a text was it; a comma before the others. A row without values has none: its labels say that it was there.
+      let separator = first;
       for (let index = 0; index < fieldNames.length; index++) {
         const offset = offsets[index] as number;
         if (offset < 0) continue;
@@ -216,8 +225,10 @@ export class Rows {
         view.setFloat64(at, value, true);
         at += 8;
       }
-      bytes.set(end, at);
-      this.#length = at + end.length;
+      const time_us = timeOffset < 0 ? Number.NaN : Math.round(values.getFloat64(timeOffset + row * 8, true) * 1e6);
+      const last = Number.isNaN(time_us) ? end : Buffer.from(` ${time_us}t\n`, 'latin1');
+      bytes.set(last, at);
+      this.#length = at + last.length;
     }
     this.#rowCount += rowCount;
   }

@@ -1,10 +1,10 @@
 // Tables from the contract: made, widened, and checked.
 import { catalog, type Table } from '@fleetreel/proto';
 import { type AdminSettings, execute, StatementError } from '#store/admin.ts';
-import { type Rollup, rollups } from '#store/sql.ts';
+import { type Rollup, rolledUpTables, rollups } from '#store/sql.ts';
 import type { Telemetry } from '#telemetry.ts';
 
-type Column = { name: string; type: 'TIMESTAMP' | 'SYMBOL' | 'DOUBLE' | 'LONG' | 'INT'; key: boolean };
+type Column = { name: string; type: 'TIMESTAMP' | 'SYMBOL' | 'VARCHAR' | 'DOUBLE' | 'LONG' | 'INT'; key: boolean };
 
 /** A table of the store. */
 export type StoreTable = { name: string; columns: readonly Column[]; partition: Unit; ttl: Ttl };
@@ -50,7 +50,8 @@ export function storeTables(rawDays: number): StoreTable[] {
   };
   return [
     frame,
-    ...catalog.flatMap((table) => [raw(table, rawDays), ...rollups.map((rollup) => rolledUp(table, rollup))]),
+    ...catalog.map((table) => raw(table, rawDays)),
+    ...rolledUpTables.flatMap((table) => rollups.map((rollup) => rolledUp(table, rollup))),
   ];
 }
 
@@ -87,7 +88,8 @@ function rolledUp(table: Table, { suffix }: Rollup): StoreTable {
   };
 }
 
-const labels = (table: Table): Column[] => table.labels.map(({ name, key }) => ({ name, type: 'SYMBOL', key }));
+const labels = (table: Table): Column[] =>
+  table.labels.map(({ name, key, text }) => ({ name, type: text ? 'VARCHAR' : 'SYMBOL', key }));
 
 /** The statement that makes a table. */
 export function createStatement({ name, columns, partition, ttl }: StoreTable): string {

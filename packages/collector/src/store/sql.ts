@@ -1,6 +1,6 @@
 // The only place where the text of a SELECT is made. Identifiers come from the catalogue, never from a request; every
 // value of a request is bound, and numbers that the text itself needs (strides, limits) are checked to be whole.
-import type { Field, Label, Table } from '@fleetreel/proto';
+import { catalog, type Field, type Label, type Table } from '@fleetreel/proto';
 
 /** A statement with its bound values. */
 export type Statement = { text: string; values: readonly unknown[] };
@@ -25,6 +25,9 @@ export const rollups = [
   { suffix: '1h', stepMs: 3_600_000 },
 ] as const;
 export type Rollup = (typeof rollups)[number];
+
+/** The tables that have roll-ups: those of samples. Of what happened at a moment of its own there is no mean. */
+export const rolledUpTables: readonly Table[] = catalog.filter(({ rowTime }) => rowTime === undefined);
 
 /** What a roll-up can answer: it has no order within a step and no distribution. */
 export const rollupAggregations: readonly string[] = ['avg', 'min', 'max', 'sum'];
@@ -69,6 +72,17 @@ export function rows(selection: Selection, fields: readonly Field[], limit: numb
   const columns = [...entity(selection.table), ...fields.map(({ name }) => quote(name))];
   return {
     text: `SELECT ${columns.join(', ')} FROM ${quote(selection.table.name)} WHERE ${where} LIMIT ${whole(limit)}`,
+    values,
+  };
+}
+
+/** The newest rows of a selection: ts, host, labels, then fields, in the order of the catalogue; the newest first. */
+export function newestFirst(selection: Selection, limit: number): Statement {
+  const { where, values } = conditions(selection);
+  const { name, labels, fields } = selection.table;
+  const columns = ['ts', 'host', ...[...labels, ...fields].map((column) => quote(column.name))];
+  return {
+    text: `SELECT ${columns.join(', ')} FROM ${quote(name)} WHERE ${where} ORDER BY ts DESC LIMIT ${whole(limit)}`,
     values,
   };
 }

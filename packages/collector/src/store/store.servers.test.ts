@@ -71,11 +71,15 @@ function rowsOf(...frames: Sent[]): Rows {
 
 const cpu = (used: number, core = 'total') => ({ cpu: { core: [core], used_percent: [used] } });
 
+/** Times of rows that have their own, seconds since 1970: to the microsecond, and before the frame's. */
+const rowTimes = [begin / 1000 - 3 + 0.000_007, begin / 1000 - 2];
+
 /** Two rows of every column of a table, with whole values and none. */
-function twoRows({ labels, fields }: Table): Columns {
+function twoRows({ labels, fields, rowTime }: Table): Columns {
   return Object.fromEntries([
     ...labels.map(({ name }) => [name, [`first ${name}`, `second ${name}`]]),
     ...fields.map(({ name }, index) => [name, index % 3 === 2 ? [Number.NaN, index] : [index + 0.1, -index / 3]]),
+    ...(rowTime ? [[rowTime, rowTimes]] : []),
   ]) as Columns;
 }
 
@@ -88,7 +92,7 @@ test('every table comes back as it was written, absent values as NULL', async ()
         Object.entries(tables[name] as Columns).map(([column, values]) => [column, values.slice(0, 1)]),
       ) as Columns;
   expect(await writer.send(rowsOf({ tables, host: 'every' }))).toEqual(new Map());
-  for (const { name, labels, fields } of catalog) {
+  for (const { name, labels, fields, rowTime } of catalog) {
     const columns = tables[name] as Columns;
     const count = Math.max(...Object.values(columns).map(({ length }) => length));
     await becomes(`SELECT count() FROM ${name} WHERE host = 'every'`, count);
@@ -101,8 +105,11 @@ test('every table comes back as it was written, absent values as NULL', async ()
       const one = columns[column]?.[row] ?? null;
       return Number.isNaN(one) ? null : one;
     };
+    const times = [begin - 3000, begin - 2000].map((time) => new Date(time).toISOString().slice(0, -1));
+    const ts = (row: number) =>
+      rowTime ? `${times[row]}${row === 0 ? '007' : '000'}Z` : `${new Date(begin).toISOString().slice(0, -1)}000Z`;
     const wanted = Array.from({ length: count }, (_, row) => [
-      `${new Date(begin).toISOString().slice(0, -1)}000Z`,
+      ts(row),
       'default',
       ...names.map((column) => value(column, row)),
     ]);
@@ -122,9 +129,19 @@ test('labels of any text stay what they are', async () => {
     "'; DROP TABLE cpu; --",
     'x'.repeat(labelCharactersMax),
   ];
-  await writer.send(
-    rowsOf({ host: 'hostile', tables: { cpu: { core: hostile, used_percent: hostile.map((_, row) => row) } } }),
-  );
+  const order = hostile.map((_, row) => row);
+  // A text is a value to the line protocol, and escaped otherwise than a symbol.
+  const event = {
+    timestamp_seconds: order.map((row) => begin / 1000 + row),
+    kind: order.map(() => 'process'),
+    action: order.map(() => 'start'),
+    entity: order.map(String),
+    detail: hostile,
+  };
+  await writer.send(rowsOf({ host: 'hostile', tables: { cpu: { core: hostile, used_percent: order }, event } }));
+  await becomes("SELECT count() FROM event WHERE host = 'hostile'", hostile.length);
+  const texts = await query("SELECT detail FROM event WHERE host = 'hostile' ORDER BY ts");
+  expect(texts.flat()).toEqual(hostile);
   await becomes("SELECT count() FROM cpu WHERE host = 'hostile'", hostile.length);
   const found = await query("SELECT core FROM cpu WHERE host = 'hostile' ORDER BY used_percent");
   expect(found.flat()).toEqual(hostile);

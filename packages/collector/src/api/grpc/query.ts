@@ -3,12 +3,14 @@ import type { QueryHandlers } from '@fleetreel/proto/services';
 import type { FaceParts } from '#api/faces.ts';
 import { unary } from '#api/grpc/status.ts';
 import type { HostState } from '#query/hosts.ts';
+import type { LatestRow } from '#query/latest.ts';
 
 export function queryHandlers(parts: FaceParts): QueryHandlers {
   const { rooms, tenant } = parts;
-  const tables = catalog.map(({ name, help, labels, fields }) => ({
+  const tables = catalog.map(({ name, help, labels, fields, rowTime = '' }) => ({
     name,
     help,
+    row_time: rowTime,
     labels: [...labels],
     fields: [...fields],
   }));
@@ -20,10 +22,15 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
     Latest: unary(parts, 'Query/Latest', async ({ table, hosts, labels }) => {
       const wanted = Object.fromEntries(Object.entries(labels).map(([name, value]) => [name, [value]]));
       const { rows } = await rooms().query.latest(tenant, { table, hosts, labels: wanted });
-      // A value that is not available is missing.
-      const present = (values: Record<string, number>) =>
-        Object.fromEntries(Object.entries(values).filter(([, value]) => !Number.isNaN(value)));
-      return { rows: rows.map((row) => ({ ...row, values: present(row.values) })) };
+      return { rows: rows.map(rowMessage) };
+    }),
+    Rows: unary(parts, 'Query/Rows', async ({ labels, limit, ...question }) => {
+      const { rows, isTruncated } = await rooms().query.rows(tenant, {
+        ...question,
+        limit: limit === 0 ? '' : String(limit),
+        labels: Object.fromEntries(Object.entries(labels).map(([name, { values }]) => [name, values])),
+      });
+      return { rows: rows.map(rowMessage), truncated: isTruncated };
     }),
     Series: unary(parts, 'Query/Series', async ({ labels, ...question }) => {
       const { table, aggregation, from, to, stepMs, times, series } = await rooms().query.series(tenant, {
@@ -47,6 +54,12 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
     }),
   };
 }
+
+/** A row in the form of the gRPC contract: a value that is not available is missing. */
+const rowMessage = (row: LatestRow) => ({
+  ...row,
+  values: Object.fromEntries(Object.entries(row.values).filter(([, value]) => !Number.isNaN(value))),
+});
 
 /** A host in the form of the gRPC contract. */
 function hostMessage({ host, status, lastSeen_us, clockSkewSeconds, description, refusals, headline }: HostState) {

@@ -4,7 +4,13 @@ import Type from 'typebox';
 import { type App, json, problem } from '#api/http/app.ts';
 
 export function catalogRoutes(app: App): void {
-  const tables = catalog.map(({ name, help, labels, fields }) => ({ name, help, labels, fields }));
+  const tables = catalog.map(({ name, help, labels, fields, rowTime = null }) => ({
+    name,
+    help,
+    rowTime,
+    labels,
+    fields,
+  }));
   app.get(
     '/catalog',
     {

@@ -87,6 +87,7 @@ function descriptionJson(host: HostDescription): Description {
     gpus: host.gpus,
     virtualization: host.virtualization,
     bootTime: Math.floor(host.boot_time_us / 1000),
+    dmiUuid: host.dmi_uuid,
     intervalMs: host.interval_ms,
     addresses: host.addresses,
     tags: host.tags,

@@ -30,8 +30,8 @@ export function latestRoutes(app: App, { rooms, tenant }: FaceParts): void {
   );
 }
 
-// NaN becomes null when it is written as JSON.
-const rowJson = ({ time_us, host, labels, values }: LatestRow): Row => ({
+/** A row in the form of the HTTP contract; NaN becomes null when it is written as JSON. */
+export const rowJson = ({ time_us, host, labels, values }: LatestRow): Row => ({
   time: Math.floor(time_us / 1000),
   host,
   ...labels,

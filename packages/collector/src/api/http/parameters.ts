@@ -3,6 +3,7 @@ import { catalog } from '@fleetreel/proto';
 import { ApiError, unknown } from '@fleetreel/proto/errors';
 import { aggregations } from '@fleetreel/proto/http';
 import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
+import { rowsLimit } from '#query/rows.ts';
 
 const labelPrefix = 'label.';
 const names = (description: string, example: string) =>
@@ -23,6 +24,12 @@ export const from = Type.Optional(
 );
 export const to = Type.Optional(
   Type.String({ description: 'End of the range, exclusive; now when it is absent', examples: ['now'] }),
+);
+export const limit = Type.Optional(
+  Type.String({
+    description: `Rows at most, from 1 to ${rowsLimit.max}; ${rowsLimit.default} when it is absent`,
+    examples: ['100'],
+  }),
 );
 export const step = Type.Optional(
   Type.String({

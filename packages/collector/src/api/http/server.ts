@@ -15,6 +15,7 @@ import { latestRoutes } from '#api/http/latest.ts';
 import { liveRoutes, messageBytesMax } from '#api/http/live.ts';
 import { parametersReader } from '#api/http/parameters.ts';
 import { badRequest, bodyBytesMax, notFound, refuseRaw, sendProblem } from '#api/http/problem.ts';
+import { rowsRoutes } from '#api/http/rows.ts';
 import { guard } from '#api/http/security.ts';
 import { seriesRoutes } from '#api/http/series.ts';
 import { program } from '#config.ts';
@@ -92,6 +93,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
       catalogRoutes(api);
       hostRoutes(api, parts);
       latestRoutes(api, parts);
+      rowsRoutes(api, parts);
       seriesRoutes(api, parts);
       liveRoutes(api, parts);
     },
