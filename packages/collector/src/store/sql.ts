@@ -142,7 +142,11 @@ function conditions({ tenant, hosts, labels, from, to }: Selection): { where: st
   const bind = (value: unknown) => `$${values.push(value)}`;
   const where = [`tenant = ${bind(tenant)}`, `ts >= ${bind(time(from))}`, `ts < ${bind(time(to))}`];
   if (hosts.length > 0) where.push(`host IN ${bind(hosts)}`);
-  for (const { label, values: wanted } of labels) where.push(`${quote(label.name)} IN ${bind(wanted)}`);
+  // A VARCHAR is in no bound list, whatever that holds.
+  for (const { label, values: wanted } of labels)
+    if (label.text)
+      where.push(`(${wanted.map((one) => `${quote(label.name)} = ${bind(one)}`).join(' OR ') || 'false'})`);
+    else where.push(`${quote(label.name)} IN ${bind(wanted)}`);
   return { where: where.join(' AND '), values };
 }
 
