@@ -1,7 +1,7 @@
 // The only place that asks the collector over HTTP. Types come from the contract, nothing else does.
-import type { Aggregation, Catalog, Host, Hosts, Latest, Problem, Series } from '@fleetreel/proto/http';
+import type { Aggregation, Catalog, Host, Hosts, Latest, Problem, Rows, Series } from '@fleetreel/proto/http';
 
-export type { Aggregation, Catalog, Host, Latest, Problem, Series };
+export type { Aggregation, Catalog, Host, Latest, Problem, Rows, Series };
 export type Table = Catalog['tables'][number];
 export type Field = Table['fields'][number];
 export type Row = Latest['rows'][number];
@@ -18,6 +18,9 @@ export type SeriesQuery = {
   step: string;
   agg: Aggregation;
 };
+
+/** What `rows` is asked. */
+export type RowsQuery = Pick<SeriesQuery, 'table' | 'hosts' | 'labels' | 'from' | 'to'> & { limit: number };
 
 /** Who is told how many requests are under way, and what time it is at the collector (to the second). */
 export type Observer = { pending?: (count: number) => void; clock?: (now: number) => void };
@@ -68,9 +71,17 @@ export class Api {
 
   series(query: SeriesQuery, signal?: AbortSignal): Promise<Series> {
     const { table, fields, hosts, labels, from, to, step, agg } = query;
-    const parameters: Parameters = { table, field: fields, host: hosts, from, to, step, agg };
-    for (const [label, values] of Object.entries(labels)) parameters[`label.${label}`] = values;
-    return this.#ask('GET', 'series', parameters, signal);
+    return this.#ask(
+      'GET',
+      'series',
+      { table, field: fields, host: hosts, from, to, step, agg, ...named(labels) },
+      signal,
+    );
+  }
+
+  /** Rows of a range, the newest first. */
+  rows({ table, hosts, labels, from, to, limit }: RowsQuery, signal?: AbortSignal): Promise<Rows> {
+    return this.#ask('GET', 'rows', { table, host: hosts, from, to, limit, ...named(labels) }, signal);
   }
 
   async #ask<T>(method: string, path: string, parameters: Parameters, signal?: AbortSignal): Promise<T> {
@@ -109,12 +120,15 @@ export const sentence = (error: unknown): string => (error instanceof Error ? er
 
 type Parameters = Record<string, string | number | readonly string[]>;
 
+/** The parameters that labels are asked for by. */
+const named = (labels: SeriesQuery['labels']): Parameters =>
+  Object.fromEntries(Object.entries(labels).map(([label, values]) => [`label.${label}`, values]));
+
+/** Of several values each is a parameter of its own: a label's may have commas. */
 function search(parameters: Parameters): string {
   const pairs = new URLSearchParams();
-  for (const [name, value] of Object.entries(parameters)) {
-    const text = Array.isArray(value) ? value.join(',') : String(value);
-    if (text !== '') pairs.set(name, text);
-  }
+  for (const [name, value] of Object.entries(parameters))
+    for (const text of Array.isArray(value) ? value : [String(value)]) if (text !== '') pairs.append(name, text);
   return pairs.size > 0 ? `?${pairs}` : '';
 }
 

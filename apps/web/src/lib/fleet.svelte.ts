@@ -131,6 +131,9 @@ export class Newest {
   status = $state<'loading' | 'ready' | 'error'>('loading');
   failure = $state('');
 
+  /** Of the rows, milliseconds since 1970; null while there are none. */
+  readonly time = $derived(this.rows[0]?.time ?? null);
+
   readonly #table: string;
   readonly #host: string;
   readonly #api: Api;

@@ -29,13 +29,23 @@ function scaled(magnitude: number, unit: string): Scaled {
       return { divisor: 1, suffix: `${space}°C` };
     case 'watts':
       return { divisor: 1, suffix: `${space}W` };
+    case 'volts':
+      return { divisor: 1, suffix: `${space}V` };
+    case 'amperes':
+      return { divisor: 1, suffix: `${space}A` };
+    case 'joules': {
+      const power = exponent(magnitude, 1000, decimal.length);
+      return { divisor: 1000 ** power, suffix: `${space}${decimal[power]}J` };
+    }
+    case 'code':
+      return { divisor: 1, suffix: '' };
     case 'ratio':
       return { divisor: 1, suffix: '' };
     default: {
       // Counts of four digits are read faster in full.
       const power = magnitude < 10_000 ? 0 : exponent(magnitude, 1000, decimal.length);
       const prefix = decimal[power];
-      const rate = unit === 'per_second' || unit.endsWith('_per_second') ? '/s' : '';
+      const rate = unit.endsWith('per_second') ? '/s' : unit.endsWith('per_minute') ? '/min' : '';
       return { divisor: 1000 ** power, suffix: prefix || rate ? `${space}${prefix}${rate}` : '' };
     }
   }

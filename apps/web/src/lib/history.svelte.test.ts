@@ -7,6 +7,7 @@ import type { Scope } from '#lib/view.svelte.ts';
 const table: Table = {
   name: 'cpu',
   help: '',
+  rowTime: null,
   labels: [{ name: 'core', key: true, help: '' }],
   fields: [{ name: 'used_percent', unit: 'percent', help: '' }],
 };

@@ -7,5 +7,8 @@ export const hostsLink = (carried = ''): string => `${resolve('/hosts')}${carrie
 /** The page of a host. */
 export const hostLink = (host: string, carried = ''): string => `${resolve('/hosts/[host]', { host })}${carried}`;
 
+/** What happened on all hosts. */
+export const eventsLink = (carried = ''): string => `${resolve('/events')}${carried}`;
+
 /** The reference of the HTTP interface, served by the collector. */
 export const docsLink = '/docs';

@@ -35,6 +35,11 @@ test('the initial view needs no parameters, and any view survives the way throug
     sort: '-cpu',
     closed: ['udp', 'clock'],
     only: { disk_io: ['sda', 'nvme0n1'], filesystem: ['/a,b', '/mnt/100%'] },
+    order: { process: '-memory_bytes' },
+    find: { process: 'a,b & c=d' },
+    wide: ['container'],
+    kinds: ['process', 'llm_server'],
+    hosts: ['web-1'],
   };
   expect(readView(writeView(state))).toEqual(state);
   const fixed = { ...initial, fixed: { from: Date.UTC(2026, 10, 21, 5), to: Date.UTC(2026, 10, 21, 6, 0, 0, 250) } };

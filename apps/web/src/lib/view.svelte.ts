@@ -23,6 +23,15 @@ export type ViewState = {
   closed: readonly string[];
   /** By table: the only entities that are drawn. */
   only: Readonly<Record<string, readonly string[]>>;
+  /** By table: the column that its rows are sorted by, with `-` in front for descending. */
+  order: Readonly<Record<string, string>>;
+  /** By table: the words that its rows must have. */
+  find: Readonly<Record<string, string>>;
+  /** Tables that show all their columns. */
+  wide: readonly string[];
+  /** Of events: the only kinds that are shown, and the only hosts. */
+  kinds: readonly string[];
+  hosts: readonly string[];
 };
 
 export const initial: ViewState = {
@@ -36,6 +45,11 @@ export const initial: ViewState = {
   sort: 'host',
   closed: [],
   only: {},
+  order: {},
+  find: {},
+  wide: [],
+  kinds: [],
+  hosts: [],
 };
 
 const unitMilliseconds: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -57,8 +71,12 @@ export function readView(parameters: URLSearchParams): ViewState {
   const range = parameters.get('range') ?? initial.range;
   const from = moment(parameters.get('from'));
   const to = moment(parameters.get('to'));
-  const only: Record<string, readonly string[]> = {};
-  for (const [name, value] of parameters) if (name.startsWith('only.')) only[name.slice(5)] = list(value);
+  const tables = <T>(prefix: string, read: (value: string) => T): Record<string, T> =>
+    Object.fromEntries(
+      [...parameters].flatMap(([name, value]) =>
+        name.startsWith(prefix) ? [[name.slice(prefix.length), read(value)]] : [],
+      ),
+    );
   return {
     range: rangeMilliseconds(range) ? range : initial.range,
     fixed: from !== null && to !== null && to - from >= 1000 ? { from, to } : null,
@@ -69,7 +87,12 @@ export function readView(parameters: URLSearchParams): ViewState {
     search: parameters.get('search') ?? '',
     sort: parameters.get('sort') ?? initial.sort,
     closed: list(parameters.get('closed')),
-    only,
+    only: tables('only.', list),
+    order: tables('sort.', String),
+    find: tables('find.', String),
+    wide: list(parameters.get('wide')),
+    kinds: list(parameters.get('kind')),
+    hosts: list(parameters.get('host')),
   };
 }
 
@@ -91,9 +114,12 @@ export function writeView(state: ViewState): URLSearchParams {
   put('layout', state.layout, initial.layout);
   put('search', state.search, '');
   put('sort', state.sort, initial.sort);
-  put('closed', state.closed.map(encodeURIComponent).join(','), '');
+  const lists = { closed: state.closed, wide: state.wide, kind: state.kinds, host: state.hosts };
+  for (const [name, values] of Object.entries(lists)) put(name, values.map(encodeURIComponent).join(','), '');
   for (const [table, values] of Object.entries(state.only))
     put(`only.${table}`, values.map(encodeURIComponent).join(','), '');
+  for (const [table, order] of Object.entries(state.order)) put(`sort.${table}`, order, '');
+  for (const [table, words] of Object.entries(state.find)) put(`find.${table}`, words, '');
   return parameters;
 }
 
@@ -255,6 +281,22 @@ export class View {
   toggleSection(id: string): void {
     const { closed } = this.state;
     this.set({ closed: closed.includes(id) ? closed.filter((other) => other !== id) : [...closed, id] }, true);
+  }
+
+  /** Sorts the rows of a table. */
+  sortTable(table: string, order: string): void {
+    this.set({ order: { ...this.state.order, [table]: order } }, true);
+  }
+
+  /** Shows only rows of a table that have these words. */
+  findIn(table: string, words: string): void {
+    this.set({ find: { ...this.state.find, [table]: words } }, true);
+  }
+
+  /** Shows all columns of a table, or those that are looked for most. */
+  widen(table: string): void {
+    const { wide } = this.state;
+    this.set({ wide: wide.includes(table) ? wide.filter((other) => other !== table) : [...wide, table] }, true);
   }
 
   /** Draws only these entities of a table; none means all. */

@@ -8,6 +8,7 @@ import { sectionsFor } from './sections.ts';
 const table: Table = {
   name: 'disk_io',
   help: 'Traffic of block devices.',
+  rowTime: null,
   labels: [{ name: 'device', key: true, help: '' }],
   fields: [
     { name: 'read_bytes_per_second', unit: 'bytes_per_second', help: 'Read.' },

@@ -4,6 +4,7 @@ import { type Line, linesMost } from '#lib/chart/Chart.svelte';
 import { colorCount } from '#lib/chart/scale.ts';
 import { words } from '#lib/format.ts';
 import type { Entity } from '#lib/history.svelte.ts';
+import { visible } from '#lib/text.ts';
 import type { ChartPlan } from './sections.ts';
 
 export type Lines = { lines: Line[]; heat: boolean; note: string };
@@ -11,27 +12,48 @@ export type Lines = { lines: Line[]; heat: boolean; note: string };
 /** More rows than this are too thin to be seen in a heat map. */
 const heatRowsMost = 128;
 
-/** The lines of a chart: one per entity and field, at most as many as can be told apart, those with the largest means. */
-export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity[], only: readonly string[]): Lines {
+/** How an entity is called, by the value of the label that it is chosen by; undefined where that says enough. */
+export type Names = (value: string) => string | undefined;
+
+/**
+ * The lines of a chart: one per entity and field, at most as many as can be told apart, those with the largest means.
+ * `only` are the entities that were chosen: by name, or by the label that the plan says.
+ */
+export function linesOf(
+  plan: ChartPlan,
+  table: Table,
+  entities: readonly Entity[],
+  only: readonly string[],
+  names: Names = () => undefined,
+): Lines {
   const known = entities.filter(
     ({ name, labels }) =>
       !plan.without?.includes(name) &&
       Object.entries(plan.labels ?? {}).every(([label, values]) => values.includes(labels[label] ?? '')),
   );
   const chosen = plan.labels === undefined && only.length > 0;
-  const key = table.labels.find((label) => label.key)?.name;
+  const keys = table.labels.filter((label) => label.key).map(({ name }) => name);
   const labels = distinct(plan.fields.map((name) => words(name, unitOf(table, name))));
   const fields = plan.fields.map((name, index) => ({ name, label: labels[index] as string }));
-  const all = known.flatMap(({ name, columns }, index) =>
+  const first = keys[0] ?? '';
+  const all = known.flatMap((one, index) =>
     fields.flatMap((field, fieldIndex) => {
-      if (chosen && !only.includes(name)) return [];
+      const { columns } = one;
+      if (chosen && !only.includes(plan.pick ? (one.labels[plan.pick] ?? '') : one.name)) return [];
       const values = columns[field.name];
       if (!values) return [];
       // A field without any value on this machine is no line.
       if (fields.length > 1 && values.every((value) => value === null)) return [];
-      const entity = entityName(name, key);
+      // What was chosen alone needs not be named in each line.
+      const parts = keys.flatMap((key) => {
+        const value = one.labels[key] ?? '';
+        if (key === plan.pick && only.length === 1) return [];
+        return [(key === first ? names(value) : undefined) ?? entityName(value, key)];
+      });
+      const name = one.name;
+      const entity = parts.join(' ');
       const label =
-        name === '' || plan.labels ? field.label : fields.length === 1 ? entity : `${entity} ${field.label}`;
+        entity === '' || plan.labels ? field.label : fields.length === 1 ? entity : `${entity} ${field.label}`;
       // An entity has its colour whether the others are drawn or not.
       const place = index * fields.length + fieldIndex;
       return [{ key: `${name}|${field.name}`, label, values, color: place % colorCount }];
@@ -56,7 +78,7 @@ export function linesOf(plan: ChartPlan, table: Table, entities: readonly Entity
 
 /** The name of an entity as it is shown: a bare number gets the word for what it counts. */
 export const entityName = (name: string, label = ''): string =>
-  /^\d+$/.test(name) ? `${words(label)} ${name}`.trim() : name;
+  /^\d+$/.test(name) ? `${words(label)} ${name}`.trim() : visible(name);
 
 /** The words in which the texts differ: what all begin or end with is said by the title. */
 export function distinct(texts: readonly string[]): string[] {

@@ -1,13 +1,27 @@
 // What the page of a host shows, in its order. Tables of the catalogue that are not named here get charts of their own.
 import type { Table } from '#lib/api.ts';
+import { capital } from '#lib/entities.ts';
 import { words } from '#lib/format.ts';
+import {
+  batteryTable,
+  containerTable,
+  gpuTables,
+  llmTables,
+  processTable,
+  sensorTable,
+  type TablePlan,
+  vmTables,
+} from './tables.ts';
 
 export type ChartPlan = {
   /** `<table>.<group>`. */
   id: string;
   title: string;
   table: string;
+  /** Of the table; `*` is all that no other chart of the section has, in a chart for each unit. */
   fields: readonly string[];
+  /** The label by which rows are chosen: without a choice there are too many, and the chart is not shown. */
+  pick?: string;
   /** Only rows with one of these values of a label. */
   labels?: Readonly<Record<string, readonly string[]>>;
   /** Rows with these values of the table's key are left out. */
@@ -25,6 +39,14 @@ export type SectionPlan = {
   /** The table whose entities (cores, disks, interfaces) can be chosen; its key label. */
   entities?: { table: string; label: string; without?: readonly string[] };
   charts: readonly ChartPlan[];
+  /** Tables of what there is now, above the charts. The first one's rows are chosen for the charts. */
+  tables?: readonly TablePlan[];
+  /** A table of one row, shown in full: what is not counted here is seen. */
+  facts?: string;
+  /** A table whose rows have times of their own, listed for the range. */
+  log?: TablePlan;
+  /** The sources that fill it, but for those that are called as its tables are; given for what not every host has. */
+  sources?: readonly string[];
 };
 
 const plan = (
@@ -120,6 +142,68 @@ export const sections: readonly SectionPlan[] = [
       plan('pressure', 'some', 'Some tasks waited', ['some_percent']),
       plan('pressure', 'full', 'All tasks waited', ['full_percent']),
     ],
+  },
+  {
+    id: 'process',
+    title: 'Processes',
+    entities: { table: 'process', label: 'pid' },
+    tables: [processTable],
+    charts: [
+      plan('process_state', 'state', 'By state', ['processes_count'], { stacked: true }),
+      plan('process_class', 'rest', '', ['*']),
+      plan('process', 'cpu', 'CPU, of a core', ['cpu_percent'], { pick: 'pid' }),
+      plan('process', 'rest', '', ['*'], { pick: 'pid' }),
+    ],
+    sources: [],
+  },
+  {
+    id: 'container',
+    title: 'Containers',
+    entities: { table: 'container', label: 'container' },
+    tables: [containerTable],
+    charts: [
+      plan('container', 'cpu', 'CPU, of a core', ['cpu_percent'], { pick: 'container' }),
+      plan('container', 'rest', '', ['*'], { pick: 'container' }),
+    ],
+    sources: ['docker', 'podman', 'engine', 'cgroup'],
+  },
+  {
+    id: 'vm',
+    title: 'Virtual machines',
+    entities: { table: 'vm', label: 'uuid' },
+    tables: vmTables,
+    charts: [
+      plan('vm', 'cpu', 'CPU, of a core', ['cpu_percent'], { pick: 'uuid' }),
+      plan('vm', 'rest', '', ['*'], { pick: 'uuid' }),
+      plan('vm_vcpu', 'rest', '', ['*'], { pick: 'uuid' }),
+      plan('vm_block', 'rest', '', ['*'], { pick: 'uuid' }),
+      plan('vm_net', 'rest', '', ['*'], { pick: 'uuid' }),
+    ],
+    sources: ['libvirt', 'qemu'],
+  },
+  {
+    id: 'gpu',
+    title: 'GPUs',
+    entities: { table: 'gpu', label: 'gpu' },
+    tables: gpuTables,
+    charts: [
+      plan('gpu', 'used', 'Used', ['used_percent'], { most: 100 }),
+      plan('gpu', 'memory', 'Memory used', ['memory_used_bytes']),
+      plan('gpu', 'temperature', 'Temperature', ['temperature_celsius']),
+      plan('gpu', 'power', 'Power', ['power_watts']),
+      plan('gpu', 'rest', '', ['*'], { pick: 'gpu' }),
+      plan('gpu_process', 'rest', '', ['*'], { pick: 'gpu' }),
+    ],
+    sources: [],
+  },
+  {
+    id: 'llm_server',
+    title: 'Model servers',
+    entities: { table: 'llm_server', label: 'server' },
+    tables: llmTables,
+    charts: [plan('llm_server', 'rest', '', ['*']), plan('llm_model', 'rest', '', ['*'], { pick: 'server' })],
+    log: { table: 'llm_session', title: 'Sessions', columns: [], sort: '-time', nothing: 'No session in this range.' },
+    sources: ['llm'],
   },
   {
     id: 'disk_io',
@@ -225,6 +309,39 @@ export const sections: readonly SectionPlan[] = [
     ],
   },
   {
+    id: 'perf',
+    title: 'Hardware counters',
+    charts: [
+      plan('perf', 'ipc', 'Instructions per cycle', ['instructions_per_cycle_ratio']),
+      plan('perf', 'rest', '', ['*']),
+    ],
+    facts: 'perf',
+    sources: [],
+  },
+  {
+    id: 'sensor',
+    title: 'Sensors',
+    tables: [sensorTable],
+    charts: [plan('sensor', 'temperature', 'Temperatures', ['temperature_celsius']), plan('sensor', 'rest', '', ['*'])],
+    sources: ['thermal', 'hwmon'],
+  },
+  {
+    id: 'power',
+    title: 'Power',
+    charts: [plan('power', 'power', 'Power drawn', ['power_watts']), plan('power', 'rest', '', ['*'])],
+    sources: ['rapl'],
+  },
+  {
+    id: 'battery',
+    title: 'Batteries',
+    tables: [batteryTable],
+    charts: [
+      plan('battery', 'charge', 'Charge', ['charge_percent'], { most: 100 }),
+      plan('battery', 'rest', '', ['*']),
+    ],
+    sources: ['power_supply'],
+  },
+  {
     id: 'clock',
     title: 'Clock',
     charts: [
@@ -246,36 +363,60 @@ export const sections: readonly SectionPlan[] = [
   },
 ];
 
+/** Tables that have a place of their own on the page. */
+const elsewhere = ['event'];
+
 /** The sections for these tables: those above as far as the catalogue has their fields, then the tables not named above. */
 export function sectionsFor(tables: readonly Table[]): SectionPlan[] {
   const byName = new Map(tables.map((table) => [table.name, table]));
   const known = sections.flatMap((section) => {
     const charts = section.charts.flatMap((chart) => {
-      const fields = chart.fields.filter((name) =>
-        byName.get(chart.table)?.fields.some((field) => field.name === name),
-      );
+      const table = byName.get(chart.table);
+      if (!table) return [];
+      if (chart.fields.includes('*')) return rest(table, section, chart);
+      const fields = chart.fields.filter((name) => table.fields.some((field) => field.name === name));
       return fields.length > 0 ? [{ ...chart, fields }] : [];
     });
-    return charts.length > 0 ? [{ ...section, charts }] : [];
+    const shown = section.tables?.filter(({ table }) => byName.has(table)) ?? [];
+    return charts.length > 0 || shown.length > 0 ? [{ ...section, charts, tables: shown }] : [];
   });
-  const named = new Set(sections.flatMap(({ charts }) => charts.map(({ table }) => table)));
+  const named = new Set([...sections.flatMap(tablesOf), ...elsewhere]);
   return [...known, ...tables.filter(({ name }) => !named.has(name)).map(generic)];
 }
 
-/** One chart per unit. */
-function generic({ name, labels, fields }: Table): SectionPlan {
+/** All tables that a section shows. */
+export const tablesOf = ({ charts, tables = [], log }: SectionPlan): string[] => [
+  ...new Set([...charts, ...tables, ...(log ? [log] : [])].map(({ table }) => table)),
+];
+
+/** What the charts of a section leave of a table: one chart per unit. */
+function rest(table: Table, { charts }: SectionPlan, { pick }: ChartPlan): ChartPlan[] {
+  const named = new Set(charts.flatMap((chart) => (chart.table === table.name ? chart.fields : [])));
+  const fields = table.fields.filter(({ name }) => !named.has(name) && name !== table.rowTime);
+  return byUnit({ ...table, fields }, named.size > 1).map((chart) => (pick ? { ...chart, pick } : chart));
+}
+
+/** A table that no section was made for. */
+function generic(table: Table): SectionPlan {
+  const { name, labels } = table;
   const key = labels.find((label) => label.key);
-  const unitsOfTable = [...new Set(fields.map(({ unit }) => unit))];
+  const title = capital(words(name));
+  const now = { table: name, title: `${title} now`, columns: [], sort: key?.name ?? '' };
+  if (table.rowTime) return { id: name, title, charts: [], log: { ...now, title, sort: '-time' } };
   return {
     id: name,
-    title: capital(words(name)),
+    title,
     ...(key ? { entities: { table: name, label: key.name } } : {}),
-    charts: unitsOfTable.map((unit) => {
-      const ofUnit = fields.filter((field) => field.unit === unit).map((field) => field.name);
-      const title = ofUnit.length === 1 ? words(ofUnit[0] as string, unit) : words(unit);
-      return plan(name, unit, capital(title), ofUnit);
-    }),
+    ...(labels.length > 0 ? { tables: [now] } : {}),
+    charts: byUnit(table),
   };
 }
 
-const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
+function byUnit({ name, fields }: Table, other = false): ChartPlan[] {
+  const unitsOfTable = [...new Set(fields.map(({ unit }) => unit))];
+  return unitsOfTable.map((unit) => {
+    const ofUnit = fields.filter((field) => field.unit === unit).map((field) => field.name);
+    const title = ofUnit.length === 1 ? words(ofUnit[0] as string, unit) : `${other ? 'other, ' : ''}${words(unit)}`;
+    return plan(name, unit, capital(title), ofUnit);
+  });
+}

@@ -1,0 +1,145 @@
+// From a table's newest rows to a table on the page: which columns, how each is written, in which order the rows stand.
+import type { Row, Table } from '#lib/api.ts';
+import { compareLabels, formatValue, unavailable, words } from '#lib/format.ts';
+import { visible } from '#lib/text.ts';
+
+/** A column as a page asks for it; what the catalogue does not have is left out. */
+export type ColumnPlan = {
+  /** A label or field of the table. */
+  name: string;
+  title?: string;
+  /** The field that this one is a part of: shown as a bar, and as text where it is known. */
+  of?: string;
+  /** A bar of 100 percent, or of this many. */
+  most?: number;
+  /** What words mean here; other words are written as they are. */
+  tones?: Readonly<Record<string, Tone>>;
+  /** Values from which on a number is worth a look. */
+  warn?: number;
+};
+
+export type Tone = 'good' | 'warn' | 'bad' | 'muted';
+
+export type Cell = {
+  text: string;
+  /** A share of 100, or null where it is not known; no bar when undefined. */
+  share?: number | null;
+  tone?: Tone;
+  href?: string;
+};
+
+export type Column = {
+  id: string;
+  title: string;
+  help: string;
+  /** Numbers stand at the right, and the first click sorts the largest to the top. */
+  numeric: boolean;
+  /** Whether a share near 100 is bad news: of a limit, not of a processor that is used well. */
+  alarm: boolean;
+  by: (row: Row) => number | string | null;
+  cell: (row: Row) => Cell;
+};
+
+export const numberOf = (row: Row, name: string): number | null => {
+  const value = row[name];
+  return typeof value === 'number' && Number.isFinite(value) ? value : null;
+};
+export const textOf = (row: Row, name: string): string => String(row[name] ?? '');
+
+/** The names of a table's key labels. */
+export const keysOf = ({ labels }: Table): string[] => labels.filter(({ key }) => key).map(({ name }) => name);
+
+/** What tells a row from the others of its host: the values of the key labels, as `Entity.name` has them. */
+export const entityOf = (row: Row, keys: readonly string[]): string => keys.map((key) => textOf(row, key)).join(' ');
+
+/** The columns that were planned, as far as the catalogue has them, and all others of the table after them. */
+export function columnsOf(table: Table, plans: readonly ColumnPlan[]): { chosen: Column[]; others: Column[] } {
+  const chosen = plans.flatMap((plan) => columnOf(table, plan) ?? []);
+  const named = new Set(plans.flatMap(({ name, of }) => [name, ...(of ? [of] : [])]));
+  const rest = [...table.labels, ...table.fields].filter(({ name }) => !named.has(name) && name !== table.rowTime);
+  const others = rest.flatMap(({ name }) => columnOf(table, { name }) ?? []);
+  return { chosen, others };
+}
+
+function columnOf(table: Table, { name, title, of, most, tones, warn }: ColumnPlan): Column | null {
+  const label = table.labels.find((entry) => entry.name === name);
+  if (label)
+    return {
+      id: name,
+      title: title ?? capital(words(name)),
+      help: label.help,
+      numeric: false,
+      alarm: false,
+      by: (row) => textOf(row, name) || null,
+      cell: (row) => {
+        const text = textOf(row, name);
+        const tone = tones?.[text.toLowerCase()] ?? (text === '' ? 'muted' : undefined);
+        return { text: text === '' ? unavailable : visible(text), ...(tone ? { tone } : {}) };
+      },
+    };
+  const field = table.fields.find((entry) => entry.name === name);
+  if (!field) return null;
+  const { unit, help } = field;
+  const whole = of !== undefined && table.fields.some((entry) => entry.name === of) ? of : undefined;
+  return {
+    id: name,
+    title: title ?? capital(words(name, unit)),
+    help,
+    numeric: true,
+    alarm: whole !== undefined,
+    by: (row) => numberOf(row, name),
+    cell: (row) => {
+      const value = numberOf(row, name);
+      const limit = whole ? numberOf(row, whole) : null;
+      const text = formatValue(value, unit);
+      const tone: Tone | undefined =
+        value === null ? 'muted' : warn !== undefined && value >= warn ? 'warn' : undefined;
+      const share = whole
+        ? value !== null && limit !== null && limit > 0
+          ? (value / limit) * 100
+          : null
+        : most !== undefined
+          ? value === null
+            ? null
+            : (value / most) * 100
+          : undefined;
+      return {
+        text: limit === null ? text : `${text} / ${formatValue(limit, unit)}`,
+        ...(tone ? { tone } : {}),
+        ...(share === undefined ? {} : { share }),
+      };
+    },
+  };
+}
+
+/** Rows that match the search, in the order asked for: a column's id, with `-` in front for descending. */
+export function arrangeRows(
+  rows: readonly Row[],
+  columns: readonly Column[],
+  labels: readonly string[],
+  search: string,
+  sort: string,
+): Row[] {
+  const wanted = search.trim().toLowerCase().split(/\s+/);
+  const found = search.trim()
+    ? rows.filter((row) => {
+        const text = [row.host, ...labels.map((name) => textOf(row, name))].join(' ').toLowerCase();
+        return wanted.every((word) => text.includes(word));
+      })
+    : [...rows];
+  const descending = sort.startsWith('-');
+  const column = columns.find(({ id }) => id === sort.replace(/^-/, ''));
+  const names = (row: Row) => labels.map((name) => textOf(row, name)).join(' ');
+  return found.sort(
+    (a, b) => (column ? compare(column.by(a), column.by(b), descending) : 0) || compareLabels(names(a), names(b)),
+  );
+}
+
+/** What is not known comes last either way. */
+function compare(a: number | string | null, b: number | string | null, descending: boolean): number {
+  if (a === null || b === null) return Number(a === null) - Number(b === null);
+  const order = typeof a === 'number' && typeof b === 'number' ? a - b : compareLabels(String(a), String(b));
+  return descending ? -order : order;
+}
+
+export const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
