@@ -1,7 +1,7 @@
 // Calls to the collector, with its errors as sentences.
 
 import { printable } from '@fleetreel/deploy/local/printable';
-import type { Hosts, Latest, Series } from '@fleetreel/proto/http';
+import type { Hosts, Latest, Row, Rows, Series } from '@fleetreel/proto/http';
 import { Live, type LiveClient, Query } from '@fleetreel/proto/services';
 import { type CallOptions, type ClientReadableStream, credentials, type ServiceError, status } from '@grpc/grpc-js';
 
@@ -99,14 +99,17 @@ export class Collector implements Disposable {
     return new Promise((resolve, reject) => {
       this.#query.Latest({ table, hosts: [...hosts], labels }, this.#options(), (error, answer) => {
         if (error || !answer) return reject(this.#error(error));
-        resolve({
-          rows: answer.rows.map((row) => ({
-            time: Number(row.time_us) / 1000,
-            host: row.host,
-            ...row.labels,
-            ...row.values,
-          })),
-        });
+        resolve({ rows: answer.rows.map(rowOf) });
+      });
+    });
+  }
+
+  /** Rows of a range, the newest first. @throws CallError */
+  rows(question: Parameters<InstanceType<typeof Query>['Rows']>[0]): Promise<Rows> {
+    return new Promise((resolve, reject) => {
+      this.#query.Rows(question, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({ rows: answer.rows.map(rowOf), truncated: answer.truncated });
       });
     });
   }
@@ -208,6 +211,21 @@ export class Collector implements Disposable {
     }
   }
 }
+
+type GrpcRow = {
+  time_us: number | string;
+  host: string;
+  labels: Record<string, string>;
+  values: Record<string, number>;
+};
+
+/** A value that is not available is missing in the answer, and in the row. */
+const rowOf = ({ time_us, host, labels, values }: GrpcRow): Row => ({
+  time: Number(time_us) / 1000,
+  host,
+  ...labels,
+  ...values,
+});
 
 type WatchResponse = ReturnType<LiveClient['Watch']> extends ClientReadableStream<infer Message> ? Message : never;
 

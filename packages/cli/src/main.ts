@@ -12,6 +12,7 @@ enableCompileCache();
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   hosts: async () => (await import('#commands/hosts.ts')).hosts,
   latest: async () => (await import('#commands/latest.ts')).latest,
+  rows: async () => (await import('#commands/rows.ts')).rows,
   series: async () => (await import('#commands/series.ts')).series,
   tail: async () => (await import('#commands/tail.ts')).tail,
 };

@@ -35,6 +35,26 @@ test('what others wrote can do nothing to the terminal', () => {
   expect(text()).toContain('\\x1b[31mred\n');
 });
 
+test('JSON does nothing to the terminal either, and says the same', () => {
+  const { output, text } = written(true);
+  const value = { name: '\u001b[2J\u009b31m\u202e\u{e0041}\u2028é🦀' };
+  output.json(value);
+  expect(text()).toBe('{"name":"\\u001b[2J\\u009b31m\\u202e\\udb40\\udc41\\u2028é🦀"}\n');
+  expect(JSON.parse(text())).toEqual(value);
+});
+
+test('a very long cell is cut and pushes its own line only', () => {
+  const { output, text } = written(false);
+  output.table(columns, [
+    [{ text: 'x'.repeat(4096) }, { text: '1' }, { text: 'a' }],
+    [{ text: 'y' }, { text: '2' }, { text: 'b' }],
+  ]);
+  const [head = '', long = '', short = ''] = text().split('\n');
+  expect(long).toContain(`${'x'.repeat(500)}... (4096 characters)`);
+  expect(head.length).toBeLessThan(140);
+  expect(short.length).toBeLessThan(140);
+});
+
 test('colour is for terminals only, and not against the wish of the user', () => {
   const paint = (isTTY: boolean, environment: Record<string, string> = {}) => {
     const { output, text } = written(isTTY, environment);

@@ -9,6 +9,11 @@ export type Cell = { text: string; tone?: Tone | undefined };
 export type Tone = 'good' | 'bad' | 'faint';
 export type Column = { title: string; align: 'left' | 'right' };
 
+/** A column is never wider than this: a cell that is pushes the rest of its own line, not of all. */
+const columnWidthMost = 120;
+/** Characters of a cell that are shown; JSON has all of them. */
+const cellCharactersMost = 500;
+
 const styles = { good: 'green', bad: 'red', faint: 'dim' } as const;
 
 export class Output {
@@ -28,9 +33,16 @@ export class Output {
     this.#stream.write(`${this.#paint(printable(text), tone)}\n`);
   }
 
-  /** One JSON value on a line of its own. */
+  /** One JSON value on a line of its own. What could do something to a terminal is escaped: the value is the same. */
   json(value: unknown): void {
-    this.#stream.write(`${JSON.stringify(value)}\n`);
+    const text = JSON.stringify(value).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
+      // Half by half, where it takes two.
+      character
+        .split('')
+        .map((half) => `\\u${half.charCodeAt(0).toString(16).padStart(4, '0')}`)
+        .join(''),
+    );
+    this.#stream.write(`${text}\n`);
   }
 
   /** A table with aligned columns; two spaces between them and no space at the line's end. */
@@ -39,7 +51,7 @@ export class Output {
     const line = (cells: readonly Cell[]) =>
       cells
         .map(({ text, tone }, index) => {
-          const shown = printable(text);
+          const shown = cellText(text);
           const space = ' '.repeat(Math.max(0, (widths[index] ?? 0) - cellWidth(shown)));
           if (columns[index]?.align === 'right') return space + this.#paint(shown, tone);
           return this.#paint(shown, tone) + (index === columns.length - 1 ? '' : space);
@@ -62,8 +74,17 @@ export function tableWidth(columns: readonly Column[], rows: readonly (readonly 
 
 function widthsOf(columns: readonly Column[], rows: readonly (readonly Cell[])[]): number[] {
   return columns.map(({ title }, index) =>
-    rows.reduce((most, row) => Math.max(most, cellWidth(printable(row[index]?.text ?? ''))), cellWidth(title)),
+    rows.reduce(
+      (most, row) => Math.min(columnWidthMost, Math.max(most, cellWidth(cellText(row[index]?.text ?? '')))),
+      cellWidth(title),
+    ),
   );
+}
+
+/** What is shown of a text: harmless, and not endless. */
+function cellText(text: string): string {
+  if (text.length <= cellCharactersMost) return printable(text);
+  return `${printable(text.slice(0, cellCharactersMost).toWellFormed())}... (${text.length} characters)`;
 }
 
 const graphemes = new Intl.Segmenter(undefined, { granularity: 'grapheme' });
