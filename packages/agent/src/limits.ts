@@ -67,8 +67,31 @@ export const claimCheckMilliseconds = 60_000;
 /** How long another machine has to answer that it lives. */
 export const claimAnswerMilliseconds = 2000;
 
+/** How long a sample waits for devices in /sys: less than half of the shortest interval, since late rows are dropped. */
+export const devicePatienceMilliseconds = 300;
+
+/** How long a device has to answer before the next is asked beside it: a battery behind a slow controller takes 100 ms. */
+export const deviceAnswerMilliseconds = 500;
+
+/** Devices that are asked at once: each may keep one of the four threads that the process has for files. */
+export const devicesUnderWayMax = 2;
+
+/** How often sensors and batteries are read: they change slowly, and asking some of them costs their controller's time. */
+export const deviceSampleMilliseconds = 10_000;
+
+/** How old the answer of a slow device may be: it was asked at one of the two samples before. */
+export const deviceAnswerAgeMilliseconds = 25_000;
+
+/** How many samples the limits of sensors are kept for: somebody may set others. */
+export const deviceLimitsSamples = 60;
+
+/** More power than any zone of a machine draws: a counter that would mean more was reset, and has not wrapped. */
+export const zonePowerWattsMax = 10_000;
+
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
 assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');
 assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);
 assert(publishRetryMilliseconds.min < publishRetryMilliseconds.max);
 assert(sourceAnswerMilliseconds * 2 >= intervalMilliseconds.min, 'half of the shortest interval is the tightest limit');
+assert(devicePatienceMilliseconds * 2 < intervalMilliseconds.min, 'devices leave the tick its time');
+assert(deviceAnswerAgeMilliseconds > deviceSampleMilliseconds * 2);

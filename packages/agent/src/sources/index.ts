@@ -1,4 +1,5 @@
 import type { MakeSource } from '#source.ts';
+import { battery } from '#sources/battery.ts';
 import { clock } from '#sources/clock.ts';
 import { cpu } from '#sources/cpu.ts';
 import { diskIo } from '#sources/disk_io.ts';
@@ -13,7 +14,9 @@ import {
   portableMemory,
   portableNetInterface,
 } from '#sources/portable.ts';
+import { power } from '#sources/power.ts';
 import { pressure } from '#sources/pressure.ts';
+import { sensor } from '#sources/sensor.ts';
 import { tcp } from '#sources/tcp.ts';
 import { tcpConnection } from '#sources/tcp_connection.ts';
 import { udp } from '#sources/udp.ts';
@@ -31,6 +34,9 @@ const linux: readonly MakeSource[] = [
   udp,
   network,
   clock,
+  sensor,
+  power,
+  battery,
 ];
 
 /** The sources elsewhere. */

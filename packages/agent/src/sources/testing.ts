@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -85,6 +85,12 @@ export function systemContext(): Context {
   };
 }
 
+/** The same context with pauses that really pass: for sources that wait for files or programs. */
+export const withRealSleep = <C extends Context>(of: C): C => ({
+  ...of,
+  clock: { ...of.clock, sleep: (milliseconds, signal) => systemClock.sleep(milliseconds, signal) },
+});
+
 /** A tree of files that a test changes between two samples. */
 export class SteppedTree implements Disposable {
   readonly #root = mkdtempSync(join(tmpdir(), 'fleetreel-source-'));
@@ -104,6 +110,22 @@ export class SteppedTree implements Disposable {
   write(path: string, text: string): this {
     mkdirSync(dirname(join(this.#root, path)), { recursive: true });
     writeFileSync(join(this.#root, path), text);
+    return this;
+  }
+
+  /** Puts a captured tree that is one file: `path = text`, with \n for a new line in it, or `path -> target of a link`. */
+  putListing(listing: string): this {
+    for (const line of readFileSync(join(import.meta.dirname, listing), 'utf8').split('\n')) {
+      const [, path = '', kind, rest = ''] = /^(.*?) (=|->) ?(.*)$/.exec(line) ?? [];
+      if (kind === '=') this.write(path, `${rest.replaceAll('\\n', '\n')}\n`);
+      else if (kind === '->') this.link(path, rest);
+    }
+    return this;
+  }
+
+  link(path: string, target: string): this {
+    mkdirSync(dirname(join(this.#root, path)), { recursive: true });
+    symlinkSync(target, join(this.#root, path));
     return this;
   }
 
