@@ -82,10 +82,34 @@ const settings = Type.Object({
     }),
   }),
   llm: Type.Object({
-    servers: Type.Array(Type.String(), {
+    servers: Type.Array(Type.String({ pattern: '^(https?://)?[^/\\s]+/?$' }), {
+      expects: 'a list of addresses such as http://127.0.0.1:8000',
       default: [],
       description: 'Addresses of servers of language models, besides those that are found on this host',
       examples: ['http://127.0.0.1:8000'],
+    }),
+    session_gap: Duration('5m', {
+      description: 'Pause between two requests that ends a session of a language model, at least 10s',
+      examples: ['1m'],
+    }),
+    proxy: Type.Object({
+      upstream: Type.String({
+        default: 'http://127.0.0.1:11434',
+        pattern: '^http://[^/]+/?$',
+        expects: 'an address such as http://127.0.0.1:11434',
+        description: 'The server of language models that llm-proxy forwards to',
+      }),
+      listen: Type.String({
+        default: '127.0.0.1:11435',
+        pattern: '^(\\[[0-9A-Fa-f:.]+\\]|[^:\\s\\[\\]]+):\\d{1,5}$',
+        expects: 'an address and a port such as 127.0.0.1:11435',
+        description: 'Where llm-proxy listens: a loopback address, unless allow_remote is set',
+      }),
+      allow_remote: Type.Boolean({
+        default: false,
+        description:
+          'Lets llm-proxy listen beyond loopback. It asks nobody for a password: whoever reaches it may use the models',
+      }),
     }),
   }),
   roots: Type.Object({

@@ -95,3 +95,32 @@ assert(publishRetryMilliseconds.min < publishRetryMilliseconds.max);
 assert(sourceAnswerMilliseconds * 2 >= intervalMilliseconds.min, 'half of the shortest interval is the tightest limit');
 assert(devicePatienceMilliseconds * 2 < intervalMilliseconds.min, 'devices leave the tick its time');
 assert(deviceAnswerAgeMilliseconds > deviceSampleMilliseconds * 2);
+
+// Servers of language models.
+
+/** How often they are asked: as often as a host is sampled by default. */
+export const llmPollMilliseconds = 5000;
+
+/** How long a server has to answer: one that loads a model may be slow, and nothing waits for it. */
+export const llmAnswerMilliseconds = 3000;
+
+/** The longest that a sample waits for the answers: on loopback they take milliseconds; later ones come with the next sample. */
+export const llmWaitMilliseconds = 250;
+
+/** How often servers are looked for, and what changes seldom is asked for again. */
+export const llmDiscoverMilliseconds = 60_000;
+
+/** The least pause that ends a session: two rounds of asking, which see nothing shorter. */
+export const llmSessionGapMilliseconds = 2 * llmPollMilliseconds;
+
+/** Bytes of an answer: a page of vLLM with several engines has some 200 kB. */
+export const llmAnswerBytesMax = 4 * 1024 * 1024;
+
+/** Servers on one host: more than any has, fewer than what would cost. */
+export const llmServersMax = 32;
+
+/** Models of one server: names come from outside, and each is a row. */
+export const llmModelsPerServerMax = 100;
+
+/** Characters of a name that comes from a server: as long as the longest path of a file. */
+export const nameCharactersMax = 4096;

@@ -4,6 +4,7 @@ import { clock } from '#sources/clock.ts';
 import { cpu } from '#sources/cpu.ts';
 import { diskIo } from '#sources/disk_io.ts';
 import { filesystem } from '#sources/filesystem.ts';
+import { llm } from '#sources/llm.ts';
 import { memory } from '#sources/memory.ts';
 import { netInterface } from '#sources/net_interface.ts';
 import { network } from '#sources/network.ts';
@@ -37,6 +38,7 @@ const linux: readonly MakeSource[] = [
   sensor,
   power,
   battery,
+  llm,
 ];
 
 /** The sources elsewhere. */
