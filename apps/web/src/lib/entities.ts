@@ -1,5 +1,5 @@
 // From a table's newest rows to a table on the page: which columns, how each is written, in which order the rows stand.
-import type { Row, Table } from '#lib/api.ts';
+import type { Field, Row, Table } from '#lib/api.ts';
 import { compareLabels, formatValue, unavailable, words } from '#lib/format.ts';
 import { visible } from '#lib/text.ts';
 
@@ -10,6 +10,8 @@ export type ColumnPlan = {
   title?: string;
   /** The field that this one is a part of: shown as a bar, and as text where it is known. */
   of?: string;
+  /** Fields of which the first that is known is shown: each of a row's kind alone has a value. */
+  any?: readonly string[];
   /** A bar of 100 percent, or of this many. */
   most?: number;
   /** What words mean here; other words are written as they are. */
@@ -55,13 +57,14 @@ export const entityOf = (row: Row, keys: readonly string[]): string => keys.map(
 /** The columns that were planned, as far as the catalogue has them, and all others of the table after them. */
 export function columnsOf(table: Table, plans: readonly ColumnPlan[]): { chosen: Column[]; others: Column[] } {
   const chosen = plans.flatMap((plan) => columnOf(table, plan) ?? []);
-  const named = new Set(plans.flatMap(({ name, of }) => [name, ...(of ? [of] : [])]));
+  const named = new Set(plans.flatMap(({ name, of, any = [] }) => [name, ...(of ? [of] : []), ...any]));
   const rest = [...table.labels, ...table.fields].filter(({ name }) => !named.has(name) && name !== table.rowTime);
   const others = rest.flatMap(({ name }) => columnOf(table, { name }) ?? []);
   return { chosen, others };
 }
 
-function columnOf(table: Table, { name, title, of, most, tones, warn }: ColumnPlan): Column | null {
+function columnOf(table: Table, { name, title, of, any, most, tones, warn }: ColumnPlan): Column | null {
+  if (any) return firstOf(table, name, title, any);
   const label = table.labels.find((entry) => entry.name === name);
   if (label)
     return {
@@ -79,11 +82,12 @@ function columnOf(table: Table, { name, title, of, most, tones, warn }: ColumnPl
     };
   const field = table.fields.find((entry) => entry.name === name);
   if (!field) return null;
-  const { unit, help } = field;
+  const { help } = field;
+  const unit = unitOf(field);
   const whole = of !== undefined && table.fields.some((entry) => entry.name === of) ? of : undefined;
   return {
     id: name,
-    title: title ?? capital(words(name, unit)),
+    title: title ?? capital(words(name, field.unit)),
     help,
     numeric: true,
     alarm: whole !== undefined,
@@ -108,6 +112,30 @@ function columnOf(table: Table, { name, title, of, most, tones, warn }: ColumnPl
         ...(tone ? { tone } : {}),
         ...(share === undefined ? {} : { share }),
       };
+    },
+  };
+}
+
+/** How a value is written: totals of bytes and seconds are bytes and seconds. */
+const unitOf = ({ name, unit }: Field): string =>
+  unit === 'total' ? (/_(bytes|seconds)_total$/.exec(name)?.[1] ?? unit) : unit;
+
+/** The first of these fields that a row has. */
+function firstOf(table: Table, id: string, title: string | undefined, names: readonly string[]): Column | null {
+  const fields = names.flatMap((name) => table.fields.find((field) => field.name === name) ?? []);
+  if (fields.length === 0) return null;
+  const known = (row: Row) => fields.find(({ name }) => numberOf(row, name) !== null);
+  return {
+    id,
+    title: title ?? capital(id),
+    help: fields.map(({ help }) => help).join('\n'),
+    numeric: true,
+    alarm: false,
+    by: (row) => numberOf(row, known(row)?.name ?? ''),
+    cell: (row) => {
+      const field = known(row);
+      if (!field) return { text: unavailable, tone: 'muted' };
+      return { text: formatValue(numberOf(row, field.name), unitOf(field)) };
     },
   };
 }

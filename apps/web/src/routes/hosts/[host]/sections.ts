@@ -6,7 +6,9 @@ import {
   batteryTable,
   containerTable,
   gpuTables,
+  llmSessionTable,
   llmTables,
+  powerTable,
   processTable,
   sensorTable,
   type TablePlan,
@@ -163,6 +165,61 @@ export const sections: readonly SectionPlan[] = [
     tables: [containerTable],
     charts: [
       plan('container', 'cpu', 'CPU, of a core', ['cpu_percent'], { pick: 'container' }),
+      plan('container', 'limit', 'CPU, of its limit', ['cpu_limit_percent'], { pick: 'container', most: 100 }),
+      plan('container', 'throttled', 'Held back by its CPU limit', ['cpu_throttled_percent'], { pick: 'container' }),
+      plan(
+        'container',
+        'memory',
+        'Memory',
+        [
+          'memory_used_bytes',
+          'memory_limit_bytes',
+          'memory_anonymous_bytes',
+          'memory_cache_bytes',
+          'memory_kernel_bytes',
+          'memory_swap_bytes',
+        ],
+        { pick: 'container' },
+      ),
+      plan('container', 'io', 'Block devices', ['read_bytes_per_second', 'write_bytes_per_second'], {
+        pick: 'container',
+      }),
+      plan('container', 'operations', 'Operations', ['read_operations_per_second', 'write_operations_per_second'], {
+        pick: 'container',
+      }),
+      plan('container', 'network', 'Network', ['receive_bytes_per_second', 'transmit_bytes_per_second'], {
+        pick: 'container',
+      }),
+      plan('container', 'packets', 'Packets', ['receive_packets_per_second', 'transmit_packets_per_second'], {
+        pick: 'container',
+      }),
+      plan(
+        'container',
+        'errors',
+        'Network errors and drops',
+        [
+          'receive_errors_per_second',
+          'transmit_errors_per_second',
+          'receive_drops_per_second',
+          'transmit_drops_per_second',
+        ],
+        { pick: 'container' },
+      ),
+      plan(
+        'container',
+        'pressure',
+        'Tasks waited',
+        [
+          'cpu_pressure_some_percent',
+          'cpu_pressure_full_percent',
+          'memory_pressure_some_percent',
+          'memory_pressure_full_percent',
+          'io_pressure_some_percent',
+          'io_pressure_full_percent',
+        ],
+        { pick: 'container' },
+      ),
+      plan('container', 'pids', 'Processes and threads', ['pids_count', 'pids_limit_count'], { pick: 'container' }),
       plan('container', 'rest', '', ['*'], { pick: 'container' }),
     ],
     sources: ['docker', 'podman', 'engine', 'cgroup'],
@@ -201,8 +258,22 @@ export const sections: readonly SectionPlan[] = [
     title: 'Model servers',
     entities: { table: 'llm_server', label: 'server' },
     tables: llmTables,
-    charts: [plan('llm_server', 'rest', '', ['*']), plan('llm_model', 'rest', '', ['*'], { pick: 'server' })],
-    log: { table: 'llm_session', title: 'Sessions', columns: [], sort: '-time', nothing: 'No session in this range.' },
+    charts: [
+      plan('llm_server', 'tokens', 'Tokens', ['prompt_tokens_per_second', 'generated_tokens_per_second']),
+      plan('llm_server', 'first', 'Time to the first token', [
+        'time_to_first_token_seconds',
+        'time_to_first_token_p95_seconds',
+      ]),
+      plan('llm_server', 'between', 'Time between tokens', [
+        'inter_token_latency_seconds',
+        'inter_token_latency_p95_seconds',
+      ]),
+      plan('llm_server', 'requests', 'Requests', ['requests_running_count', 'requests_waiting_count']),
+      plan('llm_server', 'cache', 'Key-value cache', ['kv_cache_percent'], { most: 100 }),
+      plan('llm_server', 'rest', '', ['*'], { pick: 'server' }),
+      plan('llm_model', 'rest', '', ['*'], { pick: 'server' }),
+    ],
+    log: llmSessionTable,
     sources: ['llm'],
   },
   {
@@ -311,24 +382,49 @@ export const sections: readonly SectionPlan[] = [
   {
     id: 'perf',
     title: 'Hardware counters',
+    facts: 'perf',
     charts: [
       plan('perf', 'ipc', 'Instructions per cycle', ['instructions_per_cycle_ratio']),
-      plan('perf', 'rest', '', ['*']),
+      plan('perf', 'misses', 'Share of misses', [
+        'branch_miss_percent',
+        'l1d_load_miss_percent',
+        'l1i_load_miss_percent',
+        'llc_load_miss_percent',
+        'dtlb_load_miss_percent',
+        'itlb_load_miss_percent',
+      ]),
+      plan('perf', 'cycles', 'Cycles and instructions', ['cycles_per_second', 'instructions_per_second']),
+      plan('perf', 'branches', 'Branches', ['branches_per_second', 'branch_misses_per_second']),
+      plan('perf', 'caches', 'Loads from caches', [
+        'l1d_loads_per_second',
+        'l1i_loads_per_second',
+        'llc_loads_per_second',
+        'llc_load_misses_per_second',
+      ]),
+      plan('perf', 'switches', 'Switches and migrations', ['context_switches_per_second', 'cpu_migrations_per_second']),
+      plan('perf', 'faults', 'Page faults', ['minor_faults_per_second', 'major_faults_per_second']),
+      plan('perf', 'clock', 'CPU time, of a core', ['cpu_clock_percent']),
     ],
-    facts: 'perf',
     sources: [],
   },
   {
     id: 'sensor',
     title: 'Sensors',
     tables: [sensorTable],
-    charts: [plan('sensor', 'temperature', 'Temperatures', ['temperature_celsius']), plan('sensor', 'rest', '', ['*'])],
+    charts: [
+      plan('sensor', 'temperature', 'Temperatures', ['temperature_celsius']),
+      plan('sensor', 'fan', 'Fans', ['fan_revolutions_per_minute']),
+      plan('sensor', 'voltage', 'Voltages', ['voltage_volts']),
+      plan('sensor', 'current', 'Currents', ['current_amperes']),
+      plan('sensor', 'power', 'Power', ['power_watts']),
+    ],
     sources: ['thermal', 'hwmon'],
   },
   {
     id: 'power',
     title: 'Power',
-    charts: [plan('power', 'power', 'Power drawn', ['power_watts']), plan('power', 'rest', '', ['*'])],
+    tables: [powerTable],
+    charts: [plan('power', 'power', 'Power drawn', ['power_watts'])],
     sources: ['rapl'],
   },
   {
@@ -337,7 +433,8 @@ export const sections: readonly SectionPlan[] = [
     tables: [batteryTable],
     charts: [
       plan('battery', 'charge', 'Charge', ['charge_percent'], { most: 100 }),
-      plan('battery', 'rest', '', ['*']),
+      plan('battery', 'power', 'Power', ['power_watts']),
+      plan('battery', 'temperature', 'Temperature', ['temperature_celsius']),
     ],
     sources: ['power_supply'],
   },
@@ -389,10 +486,15 @@ export const tablesOf = ({ charts, tables = [], log }: SectionPlan): string[] =>
   ...new Set([...charts, ...tables, ...(log ? [log] : [])].map(({ table }) => table)),
 ];
 
+/** What does not go up and down: it is read in the table. */
+const uncharted = ['total', 'flag', 'code'];
+
 /** What the charts of a section leave of a table: one chart per unit. */
 function rest(table: Table, { charts }: SectionPlan, { pick }: ChartPlan): ChartPlan[] {
   const named = new Set(charts.flatMap((chart) => (chart.table === table.name ? chart.fields : [])));
-  const fields = table.fields.filter(({ name }) => !named.has(name) && name !== table.rowTime);
+  const fields = table.fields.filter(
+    ({ name, unit }) => !named.has(name) && name !== table.rowTime && !uncharted.includes(unit),
+  );
   return byUnit({ ...table, fields }, named.size > 1).map((chart) => (pick ? { ...chart, pick } : chart));
 }
 

@@ -27,9 +27,6 @@ export function nameOf({ name = [], pick = '' }: TablePlan, row: Row): string {
   return visible(names.join(' ') || textOf(row, pick));
 }
 
-/** Columns that need no more than their name. */
-const plain = (...names: string[]): ColumnPlan[] => names.map((name) => ({ name }));
-
 const states: Readonly<Record<string, Tone>> = {
   running: 'good',
   healthy: 'good',
@@ -86,7 +83,7 @@ export const containerTable: TablePlan = {
     { name: 'health', tones: states },
     { name: 'image' },
     { name: 'cpu_percent', title: 'CPU, of a core', most: 100 },
-    { name: 'cpu_limit_percent', title: 'CPU, of its limit' },
+    { name: 'cpu_limit_percent', title: 'CPU, of its limit', most: 100 },
     { name: 'cpu_throttled_percent', title: 'Throttled', warn: 5 },
     { name: 'memory_used_bytes', title: 'Memory', of: 'memory_limit_bytes' },
     { name: 'read_bytes_per_second', title: 'Read' },
@@ -94,8 +91,10 @@ export const containerTable: TablePlan = {
     { name: 'receive_bytes_per_second', title: 'Received' },
     { name: 'transmit_bytes_per_second', title: 'Sent' },
     { name: 'pids_count', title: 'Processes' },
-    { name: 'restarts_total', title: 'Restarts' },
-    { name: 'exit_code', title: 'Exit code' },
+    { name: 'oom_kills_total', title: 'OOM kills', warn: 1 },
+    { name: 'restarts_total', title: 'Restarts', warn: 1 },
+    { name: 'exit_code', title: 'Exit code', warn: 1 },
+    { name: 'uptime_seconds', title: 'Up' },
     { name: 'container', title: 'Id' },
   ],
   sort: '-cpu_percent',
@@ -111,6 +110,7 @@ export const vmTables: readonly TablePlan[] = [
     columns: [
       { name: 'name' },
       { name: 'state', tones: states },
+      { name: 'reason' },
       { name: 'cpu_percent', title: 'CPU, of a core', most: 100 },
       { name: 'vcpus_count', title: 'vCPUs' },
       { name: 'memory_used_bytes', title: 'Memory', of: 'memory_bytes' },
@@ -147,7 +147,7 @@ export const gpuTables: readonly TablePlan[] = [
   {
     table: 'gpu_process',
     title: 'Processes on GPUs',
-    columns: plain('name', 'pid', 'class', 'container'),
+    columns: [],
     sort: '-memory_used_bytes',
     within: 'gpu',
     nothing: 'No process uses a GPU.',
@@ -155,9 +155,130 @@ export const gpuTables: readonly TablePlan[] = [
 ];
 
 export const llmTables: readonly TablePlan[] = [
-  { table: 'llm_server', title: 'Servers', columns: [], sort: 'server', pick: 'server', name: ['server'] },
-  { table: 'llm_model', title: 'Models', columns: [], sort: 'server', within: 'server' },
+  {
+    table: 'llm_server',
+    title: 'Servers now',
+    columns: [
+      { name: 'server' },
+      { name: 'kind' },
+      { name: 'version' },
+      { name: 'requests_running_count', title: 'Running' },
+      { name: 'requests_waiting_count', title: 'Waiting' },
+      { name: 'generated_tokens_per_second', title: 'Tokens generated' },
+      { name: 'prompt_tokens_per_second', title: 'Tokens of prompts' },
+      { name: 'time_to_first_token_seconds', title: 'First token, mean' },
+      { name: 'time_to_first_token_p95_seconds', title: 'First token, p95' },
+      { name: 'inter_token_latency_seconds', title: 'Between tokens, mean' },
+      { name: 'kv_cache_percent', title: 'KV cache', most: 100 },
+      { name: 'models_count', title: 'Models' },
+    ],
+    sort: 'server',
+    pick: 'server',
+    name: ['server'],
+    nothing: 'No model server answers here.',
+  },
+  {
+    table: 'llm_model',
+    title: 'Models loaded',
+    columns: [
+      { name: 'model' },
+      { name: 'server' },
+      { name: 'parameters' },
+      { name: 'quantization' },
+      { name: 'vram_bytes', title: 'GPU memory', of: 'size_bytes' },
+      { name: 'context_tokens_count', title: 'Context, tokens' },
+      { name: 'requests_running_count', title: 'Running' },
+      { name: 'generated_tokens_per_second', title: 'Tokens generated' },
+      { name: 'prompt_tokens_per_second', title: 'Tokens of prompts' },
+      { name: 'unload_seconds', title: 'Unloaded in' },
+    ],
+    sort: 'model',
+    within: 'server',
+  },
 ];
 
-export const sensorTable: TablePlan = { table: 'sensor', title: 'Sensors now', columns: [], sort: 'chip' };
-export const batteryTable: TablePlan = { table: 'battery', title: 'Supplies', columns: [], sort: 'battery' };
+export const llmSessionTable: TablePlan = {
+  table: 'llm_session',
+  title: 'Sessions',
+  columns: [
+    { name: 'model' },
+    { name: 'server' },
+    { name: 'duration_seconds', title: 'Duration' },
+    { name: 'active_flag', title: 'Active' },
+    { name: 'requests_count', title: 'Requests' },
+    { name: 'prompt_tokens_count', title: 'Tokens of prompts' },
+    { name: 'generated_tokens_count', title: 'Tokens generated' },
+    { name: 'time_to_first_token_seconds', title: 'First token, mean' },
+    { name: 'time_to_first_token_p95_seconds', title: 'First token, p95' },
+    { name: 'inter_token_latency_seconds', title: 'Between tokens, mean' },
+    { name: 'inter_token_latency_p95_seconds', title: 'Between tokens, p95' },
+  ],
+  sort: '-time',
+  nothing: 'No session in this range.',
+};
+
+export const sensorTable: TablePlan = {
+  table: 'sensor',
+  title: 'Sensors now',
+  columns: [
+    { name: 'sensor' },
+    { name: 'label' },
+    { name: 'chip' },
+    { name: 'device' },
+    {
+      name: 'reading',
+      any: [
+        'temperature_celsius',
+        'fan_revolutions_per_minute',
+        'voltage_volts',
+        'current_amperes',
+        'power_watts',
+        'frequency_hertz',
+        'humidity_percent',
+      ],
+    },
+    {
+      name: 'limit',
+      title: 'Highest for normal use',
+      any: ['temperature_max_celsius', 'voltage_max_volts', 'current_max_amperes', 'power_max_watts'],
+    },
+    { name: 'temperature_critical_celsius', title: 'Critical' },
+    { name: 'alarm_flag', title: 'Alarm', warn: 1 },
+    { name: 'fault_flag', title: 'Fault', warn: 1 },
+  ],
+  sort: 'chip',
+};
+
+export const powerTable: TablePlan = {
+  table: 'power',
+  title: 'Zones now',
+  columns: [
+    { name: 'zone' },
+    { name: 'interface' },
+    { name: 'power_watts', title: 'Power', of: 'limit_watts' },
+    { name: 'short_term_limit_watts', title: 'Short-term limit' },
+    { name: 'limit_enabled_flag', title: 'Limits enforced' },
+    { name: 'energy_joules', title: 'Energy' },
+  ],
+  sort: 'zone',
+};
+
+export const batteryTable: TablePlan = {
+  table: 'battery',
+  title: 'Supplies now',
+  columns: [
+    { name: 'battery' },
+    { name: 'kind' },
+    { name: 'model' },
+    { name: 'state', tones: states },
+    { name: 'charge_percent', title: 'Charge', most: 100 },
+    { name: 'health_percent', title: 'Health' },
+    { name: 'power_watts', title: 'Power' },
+    { name: 'temperature_celsius', title: 'Temperature' },
+    { name: 'cycles_total', title: 'Cycles' },
+    { name: 'time_to_empty_seconds', title: 'Empty in' },
+    { name: 'time_to_full_seconds', title: 'Full in' },
+    { name: 'online_flag', title: 'Delivers' },
+  ],
+  sort: 'battery',
+};
