@@ -42,6 +42,9 @@ export type Column = {
   cell: (row: Row) => Cell;
 };
 
+/** Of a label that says nothing: not in a container, no health check. */
+const nothing = '–';
+
 export const numberOf = (row: Row, name: string): number | null => {
   const value = row[name];
   return typeof value === 'number' && Number.isFinite(value) ? value : null;
@@ -60,6 +63,12 @@ export function columnsOf(table: Table, plans: readonly ColumnPlan[]): { chosen:
   const named = new Set(plans.flatMap(({ name, of, any = [] }) => [name, ...(of ? [of] : []), ...any]));
   const rest = [...table.labels, ...table.fields].filter(({ name }) => !named.has(name) && name !== table.rowTime);
   const others = rest.flatMap(({ name }) => columnOf(table, { name }) ?? []);
+  // A rate and its total, a part in percent and as a ratio: the unit tells them apart.
+  const titles = [...chosen, ...others].map(({ title }) => title);
+  for (const column of others) {
+    const unit = table.fields.find(({ name }) => name === column.id)?.unit;
+    if (unit && titles.filter((title) => title === column.title).length > 1) column.title += `, ${words(unit)}`;
+  }
   return { chosen, others };
 }
 
@@ -77,7 +86,7 @@ function columnOf(table: Table, { name, title, of, any, most, tones, warn }: Col
       cell: (row) => {
         const text = textOf(row, name);
         const tone = tones?.[text.toLowerCase()] ?? (text === '' ? 'muted' : undefined);
-        return { text: text === '' ? unavailable : visible(text), ...(tone ? { tone } : {}) };
+        return { text: text === '' ? nothing : visible(text), ...(tone ? { tone } : {}) };
       },
     };
   const field = table.fields.find((entry) => entry.name === name);
@@ -170,4 +179,15 @@ function compare(a: number | string | null, b: number | string | null, descendin
   return descending ? -order : order;
 }
 
-export const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);
+/** Words that are written in a way of their own. */
+const spelled: Readonly<Record<string, string>> = Object.fromEntries(
+  'CPU I/O GPU VM vCPU LLM OOM PID PIDs UUID UID IPC L1d L1i LLC dTLB iTLB KV VRAM ECC NVLink PCIe MIG XID TCP UDP SM'
+    .split(' ')
+    .map((word) => [word.toLowerCase().replace('/', ''), word]),
+);
+
+/** A title of words: the first with a capital letter, and those that have a spelling with theirs. */
+export function capital(text: string): string {
+  const written = text.replace(/[a-z0-9]+/g, (word) => spelled[word] ?? word);
+  return written.charAt(0).toUpperCase() + written.slice(1);
+}

@@ -36,14 +36,15 @@ export function linesOf(
   const labels = distinct(plan.fields.map((name) => words(name, unitOf(table, name))));
   const fields = plan.fields.map((name, index) => ({ name, label: labels[index] as string }));
   const first = keys[0] ?? '';
+  const others = known.length > 1 && known.some(({ columns }) => fields.some(({ name }) => filled(columns[name])));
   const all = known.flatMap((one, index) =>
     fields.flatMap((field, fieldIndex) => {
       const { columns } = one;
       if (chosen && !only.includes(plan.pick ? (one.labels[plan.pick] ?? '') : one.name)) return [];
       const values = columns[field.name];
       if (!values) return [];
-      // A field without any value on this machine is no line.
-      if (fields.length > 1 && values.every((value) => value === null)) return [];
+      // What has no value on this machine is no line, unless it is the only one.
+      if ((fields.length > 1 || others) && values.every((value) => value === null)) return [];
       // What was chosen alone needs not be named in each line.
       const parts = keys.flatMap((key) => {
         const value = one.labels[key] ?? '';
@@ -75,6 +76,8 @@ export function linesOf(
     note: `${most} of ${all.length} shown: those with the largest mean.`,
   };
 }
+
+const filled = (values: readonly (number | null)[] = []): boolean => values.some((value) => value !== null);
 
 /** The name of an entity as it is shown: a bare number gets the word for what it counts. */
 export const entityName = (name: string, label = ''): string =>
