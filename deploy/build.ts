@@ -24,7 +24,7 @@ const common = ['pnpm-lock.yaml', 'deploy/build.ts', 'packages/proto/src/*.ts', 
 const targets: readonly Target[] = [
   {
     name: 'agent',
-    inputs: ['packages/agent/package.json', 'packages/agent/src/**/*.ts'],
+    inputs: ['packages/agent/{package.json,classes.yaml}', 'packages/agent/src/**/*.ts'],
     output: join(dist, 'agent', 'main.js'),
     make: bundleAgent,
   },
@@ -93,6 +93,7 @@ async function bundle(): Promise<void> {
   });
   // Read at run time, one folder above the program.
   cpSync(join(root, 'packages/proto/fleetreel/v1'), join(dist, 'fleetreel/v1'), { recursive: true });
+  cpSync(join(root, 'packages/agent/classes.yaml'), join(dist, 'classes.yaml'));
   // The native library with the package of this platform, which it looks up beside itself.
   const koffi = dirname(createRequire(join(root, 'packages/agent/package.json')).resolve('koffi'));
   for (const name of ['koffi', '@koromix'])

@@ -88,6 +88,54 @@ export const deviceLimitsSamples = 60;
 /** More power than any zone of a machine draws: a counter that would mean more was reset, and has not wrapped. */
 export const zonePowerWattsMax = 10_000;
 
+/** Processes that are looked at: each takes about a third of a kilobyte here, and their scan half a second of CPU time. */
+export const processesMax = 32_768;
+
+/** The share of one core that scanning processes may take; a scan that took more is followed by a longer pause. */
+export const processScanCoreShareMax = 0.01;
+
+/**
+ * Descriptors that are kept of processes: reading 2,000 processes anew took 25 ms of CPU time, and 11 ms with descriptors kept; each
+ * takes about a kilobyte of the kernel's memory.
+ */
+export const processDescriptorsMax = 4096;
+
+/** The share of the descriptors that the agent may have which go to processes at most. */
+export const processDescriptorsShareMax = 0.25;
+
+/** Processes that are read before the rest of the agent has its turn: about three milliseconds. */
+export const processesPerTurn = 200;
+
+/** The longest that a tick waits for a scan; what takes longer goes on, and is part of the next tick. */
+export const processScanMilliseconds = 300;
+
+/** Starts and stops of processes that one scan records: other sources' events wait in the same place. */
+export const processEventsPerScanMax = 200;
+
+/** Identities of processes that are kept for whoever asks: more than run on most hosts. */
+export const processIdentitiesMax = 8192;
+
+/** After so long an identity is looked at again: a process can change its container and its command line. */
+export const processIdentityMilliseconds = 300_000;
+
+/** Bytes of a command line that are looked at: what tells programs apart comes first. */
+export const commandBytesMax = 4096;
+
+/** How long reading a command line may take: it takes microseconds, or hangs. */
+export const commandMilliseconds = 250;
+
+/** Command lines read at a time: one that hangs keeps one of the four threads that the process has for files. */
+export const commandReadsMax = 1;
+
+/** Rules in a file of classes: all are tried for each new process. */
+export const classRulesMax = 1000;
+
+/** Classes in a file: each is a row of the table in every frame. */
+export const classesMax = 64;
+
+/** Characters of a pattern: names of programs and parts of paths are shorter. */
+export const classPatternCharactersMax = 256;
+
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
 assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');
 assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);

@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { subject } from '@fleetreel/proto';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { check } from '#check.ts';
+import { loadClasses } from '#classes.ts';
 import { systemClock } from '#clock.ts';
 import { interval, program, type Settings } from '#config.ts';
 import { Events } from '#events.ts';
@@ -69,7 +70,10 @@ function choose(settings: Settings, events: Events): Source[] {
     platform: process.platform,
     settings,
     events,
-    processes: new ProcessIdentities(settings.roots),
+    processes: new ProcessIdentities(settings.roots, {
+      classify: loadClasses(settings.process.rules),
+      commands: settings.process.commands,
+    }),
   };
   const sources = sourcesFor(process.platform).map((make) => make(context));
   const names = sources.map(({ name }) => name);

@@ -14,12 +14,16 @@ export type ProcessIdentity = {
   class: string;
   /** Id of the container that it runs in, as in the table `container`. */
   container: string;
+  /** Its command line with what looks like a secret left out; absent where it is not known, or not to be recorded. */
+  command?: string;
 };
 
 /** Who the processes of this host are: for every source that learns of one by its number. */
 export interface Processes {
   /** Undefined where there is no such process, or none that may be seen. */
   identity(pid: number): ProcessIdentity | undefined;
+  /** Resolves when those that were asked for are known in full: name and class may depend on the command line, which comes later. */
+  settled?(): Promise<void>;
 }
 
 /** What a source may use besides its own files. */

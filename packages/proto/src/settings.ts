@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util';
 import { closest, distance } from 'fastest-levenshtein';
 import Type, { type Static, type TObject, type TSchema } from 'typebox';
 import Value from 'typebox/value';
-import { parseDocument } from 'yaml';
+import { isNode, LineCounter, parseDocument } from 'yaml';
 
 /** What a program is called, can do and can be told. */
 export type Program<S extends TObject> = {
@@ -110,6 +110,48 @@ export function readSettings<S extends TObject>(
   return { command: line.command, settings: freeze(settings) as Static<S>, switches: line.switches, file };
 }
 
+/** What a YAML file says, and on which line: that of the value behind a path of keys and places, or of what holds it. */
+export type Yaml = { value: unknown; line: (path: readonly (string | number)[]) => number };
+
+/**
+ * Reads a YAML file; `what` is what it is called in the errors: "settings file".
+ * @throws SettingsError
+ */
+export function readYaml(file: string, what: string): Yaml {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    const why = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'it does not exist' : String(cause);
+    throw new SettingsError(`The ${what} ${file} can't be read: ${why}.`, { cause });
+  }
+  const lineCounter = new LineCounter();
+  const document = parseDocument(text, { prettyErrors: false, lineCounter });
+  const lineAt = (offset: number): number => lineCounter.linePos(offset).line;
+  const [broken] = document.errors;
+  if (broken)
+    throw new SettingsError(
+      `The ${what} ${file} is not YAML, line ${lineAt(broken.pos[0])}: ${broken.message.replace(/\.$/, '')}.`,
+    );
+  let value: unknown;
+  try {
+    value = document.toJS();
+  } catch (cause) {
+    // Aliases that would unfold without end.
+    throw new SettingsError(`The ${what} ${file} can't be used: ${(cause as Error).message}.`, { cause });
+  }
+  return {
+    value,
+    line(path) {
+      for (let length = path.length; length > 0; length--) {
+        const node = document.getIn(path.slice(0, length), true);
+        if (isNode(node) && node.range) return lineAt(node.range[0]);
+      }
+      return 1;
+    },
+  };
+}
+
 /** What `--help` prints. */
 export function help<S extends TObject>(program: Program<S>): string {
   const rows = leavesOf(program.settings).map((leaf) => {
@@ -200,21 +242,7 @@ function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Le
 }
 
 function fromFile(schema: TObject, leaves: readonly Leaf[], file: string, settings: Record<string, unknown>): void {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    const why = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'it does not exist' : String(cause);
-    throw new SettingsError(`The settings file ${file} can't be read: ${why}.`, { cause });
-  }
-  const document = parseDocument(text, { prettyErrors: false });
-  const [broken] = document.errors;
-  if (broken) {
-    const before = text.slice(0, broken.pos[0]).split('\n');
-    throw new SettingsError(
-      `The settings file ${file} is not YAML, line ${before.length}: ${broken.message.replace(/\.$/, '')}.`,
-    );
-  }
+  const { value } = readYaml(file, 'settings file');
   const walk = (values: unknown, at: readonly string[], inside: TObject): void => {
     if (values === null || values === undefined) return;
     if (typeof values !== 'object' || Array.isArray(values))
@@ -231,7 +259,7 @@ function fromFile(schema: TObject, leaves: readonly Leaf[], file: string, settin
       else walk(value, path, child as TObject);
     }
   };
-  walk(document.toJS(), [], schema);
+  walk(value, [], schema);
 }
 
 function nearKey(path: readonly string[], leaves: readonly Leaf[]): string {

@@ -30,35 +30,25 @@ const ofTheKernel: readonly TableName[] = [
 ];
 
 /** What none of the captured machines has, in the order of the sources: these have captured text of their own. */
-const nowhere = ['sensor', 'power', 'battery'];
+const nowhere = ['sensor', 'power', 'battery', 'process', 'llm'];
 
 const trees: Record<string, { steps: readonly string[]; unavailable: readonly string[] }> = {
   'ubuntu-4.13': {
     steps: ['ubuntu-4.13', 'ubuntu-4.13'],
-    unavailable: [
-      'pressure',
-      'disk_io',
-      'filesystem',
-      'net_interface',
-      'tcp',
-      'tcp_connection',
-      'udp',
-      'network',
-      'llm',
-    ],
+    unavailable: ['pressure', 'disk_io', 'filesystem', 'net_interface', 'tcp', 'tcp_connection', 'udp', 'network'],
   },
   'fedora-5': {
     steps: ['fedora-5', 'fedora-5'],
-    unavailable: ['memory', 'pressure', 'disk_io', 'filesystem', 'net_interface', 'tcp_connection', 'network', 'llm'],
+    unavailable: ['memory', 'pressure', 'disk_io', 'filesystem', 'net_interface', 'tcp_connection', 'network'],
   },
   mixed: {
     steps: ['mixed', 'mixed'],
-    unavailable: ['filesystem', 'net_interface', 'tcp_connection', 'llm'],
+    unavailable: ['filesystem', 'net_interface', 'tcp_connection'],
   },
-  'debian-5.10': { steps: [0, 1, 2, 3].map((step) => `debian-5.10/${step}`), unavailable: ['llm'] },
-  'debian-6.1-arm64': { steps: [0, 1, 2, 3].map((step) => `debian-6.1-arm64/${step}`), unavailable: ['llm'] },
-  'debian-6.18': { steps: ['debian-6.18', 'debian-6.18'], unavailable: ['filesystem', 'llm'] },
-  'container-6.18': { steps: ['container-6.18', 'container-6.18'], unavailable: ['pressure', 'disk_io', 'llm'] },
+  'debian-5.10': { steps: [0, 1, 2, 3].map((step) => `debian-5.10/${step}`), unavailable: [] },
+  'debian-6.1-arm64': { steps: [0, 1, 2, 3].map((step) => `debian-6.1-arm64/${step}`), unavailable: [] },
+  'debian-6.18': { steps: ['debian-6.18', 'debian-6.18'], unavailable: ['filesystem'] },
+  'container-6.18': { steps: ['container-6.18', 'container-6.18'], unavailable: ['pressure', 'disk_io'] },
 };
 
 async function opened(context: Context): Promise<{ sources: Source[]; unavailable: string[] }> {

@@ -17,6 +17,7 @@ import {
 } from '#sources/portable.ts';
 import { power } from '#sources/power.ts';
 import { pressure } from '#sources/pressure.ts';
+import { process } from '#sources/process.ts';
 import { sensor } from '#sources/sensor.ts';
 import { tcp } from '#sources/tcp.ts';
 import { tcpConnection } from '#sources/tcp_connection.ts';
@@ -38,6 +39,7 @@ const linux: readonly MakeSource[] = [
   sensor,
   power,
   battery,
+  process,
   llm,
 ];
 
