@@ -135,6 +135,23 @@ export const classesMax = 64;
 
 /** Characters of a pattern: names of programs and parts of paths are shorter. */
 export const classPatternCharactersMax = 256;
+/**
+ * How often perf reads its counters: 0.4 ms of CPU time for the kernel's own on two processors, about 2 us more for each of
+ * the processors' counters.
+ */
+export const perfIntervalMilliseconds = 10_000;
+
+/** Intervals without a word after which perf is regarded as dead. */
+export const perfSilentIntervals = 3;
+
+/** How long after its last line an interval is complete: perf writes all of its lines at once. */
+export const perfQuietMilliseconds = 50;
+
+/** How long perf has to answer when it is asked what it can count. */
+export const perfAnswerMilliseconds = 5000;
+
+/** Characters that perf may write in answer to a question, or without a new line: it writes less than 10 KiB at once. */
+export const perfOutputCharactersMax = 256 * 1024;
 
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
 assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');

@@ -8,6 +8,7 @@ import { llm } from '#sources/llm.ts';
 import { memory } from '#sources/memory.ts';
 import { netInterface } from '#sources/net_interface.ts';
 import { network } from '#sources/network.ts';
+import { perf } from '#sources/perf.ts';
 import {
   portableCpu,
   portableDiskIo,
@@ -40,6 +41,7 @@ const linux: readonly MakeSource[] = [
   power,
   battery,
   process,
+  perf,
   llm,
 ];
 
