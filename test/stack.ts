@@ -36,6 +36,8 @@ export class Stack implements AsyncDisposable {
   readonly questdb: Questdb;
   /** `http://127.0.0.1:PORT` of the collector, which also serves the console. */
   readonly address: string;
+  /** `127.0.0.1:PORT` of its gRPC face. */
+  readonly grpcAddress: string;
   readonly folder: string;
   collector!: Program;
   readonly #httpPort: number;
@@ -49,6 +51,7 @@ export class Stack implements AsyncDisposable {
     this.#httpPort = httpPort;
     this.#grpcPort = grpcPort;
     this.address = `http://127.0.0.1:${httpPort}`;
+    this.grpcAddress = `127.0.0.1:${grpcPort}`;
   }
 
   /** Starts the servers and the collector, and waits until it can serve. */
