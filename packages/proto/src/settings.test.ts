@@ -120,3 +120,16 @@ test('help and reference name every key', () => {
   for (const text of [help(program), reference(program)])
     for (const name of ['interval', 'nats-url', 'sources-disable', 'port']) expect(text).toContain(`--${name}`);
 });
+
+test('after a command with settings of its own, what begins their flags may be left out', () => {
+  const wider: Program<typeof settings> = { ...program, own: { check: 'nats-' } };
+  const flags = ['--url', 'nats://short', '--interval', '1s'];
+  const short = readSettings(wider, [...flags, 'check'], {});
+  const long = readSettings(wider, ['check', '--nats-url', 'nats://long'], {});
+  expect([short, long].map((one) => 'settings' in one && one.settings.nats.url)).toEqual([
+    'nats://short',
+    'nats://long',
+  ]);
+  expect(() => readSettings(wider, ['run', ...flags], {})).toThrow('There is no flag --url');
+  expect(() => readSettings(wider, ['check', '--password', 'short'], {})).toThrow('nats.password: the value given');
+});

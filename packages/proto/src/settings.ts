@@ -13,6 +13,8 @@ export type Program<S extends TObject> = {
   summary: string;
   /** Commands with their help; the first is not assumed: a command has to be given. */
   commands: Readonly<Record<string, string>>;
+  /** Of commands with settings of their own, what begins these settings' flags: it may be left out after the command. */
+  own?: Readonly<Record<string, string>>;
   /** Nested objects of leaves; every leaf has a `description`. */
   settings: S;
   /** Flags that settle how a command runs rather than what the program is: not in the file or the environment. */
@@ -205,7 +207,9 @@ export function reference<S extends TObject>(program: Program<S>): string {
 }
 
 function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Leaf[], argv: readonly string[]) {
-  const names = [...leaves.map(flagOf), 'config'];
+  const long = [...leaves.map(flagOf), 'config'];
+  const short = shortFlags(program, long, argv);
+  const names = [...long, ...short.keys()];
   const switchNames = [...Object.keys(program.switches ?? {}), 'help', 'version'];
   const options = Object.fromEntries([
     ...names.map((name) => [name, { type: 'string' as const }]),
@@ -227,7 +231,7 @@ function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Le
         )}`,
       );
     else if (token.value === undefined) throw new SettingsError(`The flag --${token.name} needs a value.`);
-    else flags.set(token.name, token.value);
+    else flags.set(short.get(token.name) ?? token.name, token.value);
   }
   if (switches.has('help') || (argv.length === 1 && argv[0] === '-h')) return undefined;
   if (switches.has('version')) return 'version';
@@ -239,6 +243,16 @@ function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Le
     throw new SettingsError(`There is no command "${command}". ${suggestion(command, known)}`);
   if (extra !== undefined) throw new SettingsError(`"${extra}" after the command ${command} means nothing here.`);
   return { command, flags, switches };
+}
+
+/** The flags of the given command's own settings without what begins them: `upstream` -> `llm-proxy-upstream`. */
+function shortFlags<S extends TObject>(program: Program<S>, long: readonly string[], argv: readonly string[]) {
+  const [, prefix] = Object.entries(program.own ?? {}).find(([command]) => argv.includes(command)) ?? [];
+  return new Map(
+    long
+      .filter((flag) => prefix !== undefined && flag.startsWith(prefix))
+      .map((flag) => [flag.slice(prefix?.length), flag]),
+  );
 }
 
 function fromFile(schema: TObject, leaves: readonly Leaf[], file: string, settings: Record<string, unknown>): void {
