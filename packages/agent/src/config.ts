@@ -153,7 +153,10 @@ export const program = {
     run: 'Sample and publish until it is stopped',
     inventory: "Say what can be seen here, what can't, and why",
     check: 'Say whether the settings are right, NATS can be reached and the name is free; changes nothing',
+    'llm-proxy':
+      'Forward to a server of language models (--upstream, --listen), and measure each request for the agent',
   },
+  own: { 'llm-proxy': 'llm-proxy-' },
   switches: { json: 'Answer in JSON (inventory)' },
   defaultFile: '/etc/fleetreel/agent.yaml',
   settings,

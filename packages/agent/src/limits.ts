@@ -189,3 +189,30 @@ export const llmModelsPerServerMax = 100;
 
 /** Characters of a name that comes from a server: as long as the longest path of a file. */
 export const nameCharactersMax = 4096;
+
+/** Bytes of the head of a request or answer that the proxy follows: more than any server takes. */
+export const httpHeadBytesMax = 64 * 1024;
+
+/** Bytes of a line of an answer, or of one that is no stream, that are looked at: the context that Ollama sends along has most. */
+export const measuredLineBytesMax = 1024 * 1024;
+
+/** Bytes of a request in which the name of the model is looked for: it comes first, unless images do. */
+export const measuredRequestBytesMax = 4 * 1024 * 1024;
+
+/** Requests that a client may send before their answers, and be measured: hardly one sends a second. */
+export const requestsPerConnectionMax = 100;
+
+/** Connections of the proxy: each takes two descriptors and, while its client is slow, some 100 kB. */
+export const proxyConnectionsMax = 4096;
+
+/** How long the server behind the proxy has to take a connection: farther away than any in a rack. */
+export const proxyConnectMilliseconds = 10_000;
+
+/** How often a silent peer of the proxy is asked whether it lives: a model may think for minutes. */
+export const proxyKeepAliveMilliseconds = 30_000;
+
+/** How long answers that are coming may take when the proxy is stopped. */
+export const proxyStopMilliseconds = 30_000;
+
+/** How long a client has to take the error that its server is away. */
+export const proxyLingerMilliseconds = 2000;

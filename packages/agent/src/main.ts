@@ -33,6 +33,10 @@ async function main(): Promise<number> {
 }
 
 async function start(command: string, settings: Settings, json: boolean): Promise<number> {
+  if (command === 'llm-proxy') {
+    const { proxy } = await import('#llm/proxy.ts');
+    return proxy({ settings, clock: systemClock, signal: untilAsked() });
+  }
   const interval_ms = interval(settings);
   const events = new Events(systemClock);
   const sources = choose(settings, events);
@@ -43,13 +47,6 @@ async function start(command: string, settings: Settings, json: boolean): Promis
   const identity = identityOf(settings, command === 'run');
   const session = randomBytes(8).toString('hex');
   if (command === 'check') return check({ settings, identity, session, print: (line) => console.log(line) });
-  const stopping = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const)
-    process.on(signal, () => {
-      // Somebody who asks twice does not want to wait.
-      if (stopping.signal.aborted) void exit(1);
-      stopping.abort();
-    });
   return run({
     settings,
     identity,
@@ -58,9 +55,21 @@ async function start(command: string, settings: Settings, json: boolean): Promis
     sources,
     events,
     clock: systemClock,
-    signal: stopping.signal,
+    signal: untilAsked(),
     onLookAgain: (listener) => process.on('SIGHUP', listener),
   });
+}
+
+/** Aborted when the process is asked to end. */
+function untilAsked(): AbortSignal {
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      // Somebody who asks twice does not want to wait.
+      if (stopping.signal.aborted) void exit(1);
+      stopping.abort();
+    });
+  return stopping.signal;
 }
 
 function choose(settings: Settings, events: Events): Source[] {

@@ -8,6 +8,8 @@ export class Telemetry {
   framesPublished = 0;
   framesDropped = 0;
   reconnects = 0;
+  requestsRefused = 0;
+  connectionsDropped = 0;
   #latencySum_ms = 0;
   #latencies = 0;
 
@@ -123,6 +125,25 @@ export class Telemetry {
 
   messageTaken(kind: string): void {
     this.#log.info({ kind }, 'the log has taken a message');
+  }
+
+  /** The proxy of language models: its own address, and the server behind it. */
+  proxying(listen: string, upstream: string): void {
+    this.#log.info({ listen, upstream }, 'forwarding');
+  }
+
+  proxyStopping(connections: number): void {
+    this.#log.info({ connections }, 'stopping');
+  }
+
+  /** One line for a time in which each request fails. */
+  upstreamAway(reason: string): void {
+    if (this.requestsRefused++ % 100 === 0) this.#log.warn({ refused: this.requestsRefused }, reason);
+  }
+
+  proxyFull(limit: number): void {
+    if (this.connectionsDropped++ % 100 === 0)
+      this.#log.error({ limit, dropped: this.connectionsDropped }, 'too many connections: further ones are closed');
   }
 
   failed(what: string, cause: unknown): void {
