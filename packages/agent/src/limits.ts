@@ -216,3 +216,46 @@ export const proxyStopMilliseconds = 30_000;
 
 /** How long a client has to take the error that its server is away. */
 export const proxyLingerMilliseconds = 2000;
+
+// Containers.
+
+/**
+ * Files of cgroups that are kept open: eleven for each of 350 containers; the kernel holds a page for each. Beyond, they are
+ * opened for each reading, which takes four times as long.
+ */
+export const cgroupDescriptorsMax = 4096;
+
+/** Containers in one frame: a row takes about 700 bytes, and a frame has to fit into one message of 1 MiB. */
+export const containersMax = 1000;
+
+/** Containers that have ended and that an engine still knows, the newest: what is beyond is no news. */
+export const stoppedContainersMax = 100;
+
+/** Folders of cgroups that are watched for new ones: a bound on the kernel's memory, and on the system's share of watches. */
+export const cgroupWatchesMax = 256;
+
+/** Folders of cgroups that a look for containers visits at most, and in one tick: 3 us each where nothing is below. */
+export const cgroupFoldersMax = 20_000;
+export const cgroupFoldersPerTickMax = 400;
+
+/** The pause between two looks for containers through all cgroups, where changes are told by the kernel, and where they are not. */
+export const cgroupLookMilliseconds = { watched: 30_000, unwatched: 5000 } as const;
+
+/**
+ * What is read of containers in one tick besides their CPU time and memory in use, in readings of a file with one number,
+ * 2 to 3 us: all of about 25 busy containers. With more the rest is read in turns. It keeps 200 busy ones below 3 ms.
+ */
+export const containerReadsPerTick = 450;
+
+/** New containers that are read between ticks, for the case that they end before the next. */
+export const youngContainersMax = 64;
+
+/** How long a container is new, and the pauses between its readings: a twentieth of its age between these bounds. */
+export const youngMilliseconds = 10_000;
+export const youngPauseMilliseconds = { min: 20, max: 250 } as const;
+
+/** How long the end that the kernel and the engine both tell of is one end. */
+export const sameHappeningMilliseconds = 5000;
+
+assert(cgroupLookMilliseconds.unwatched < cgroupLookMilliseconds.watched);
+assert(cgroupFoldersPerTickMax < cgroupFoldersMax);

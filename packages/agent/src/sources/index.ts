@@ -1,6 +1,7 @@
 import type { MakeSource } from '#source.ts';
 import { battery } from '#sources/battery.ts';
 import { clock } from '#sources/clock.ts';
+import { container } from '#sources/container.ts';
 import { cpu } from '#sources/cpu.ts';
 import { diskIo } from '#sources/disk_io.ts';
 import { filesystem } from '#sources/filesystem.ts';
@@ -42,6 +43,7 @@ const linux: readonly MakeSource[] = [
   battery,
   process,
   perf,
+  container,
   llm,
 ];
 
