@@ -1,4 +1,4 @@
-import { close, open, read } from 'node:fs';
+import { close, open, openSync, read, readSync } from 'node:fs';
 import type { Clock } from '#clock.ts';
 import { deviceAnswerMilliseconds, devicePatienceMilliseconds, devicesUnderWayMax } from '#limits.ts';
 
@@ -39,6 +39,18 @@ export class DeviceFile {
   /** The whole number that it says now; NaN when it says something else. @throws the system's error */
   async number(): Promise<number> {
     return wholeNumber(await this.text());
+  }
+
+  /** The same at once, for what the kernel knows without asking slow hardware: a tenth of the cost. @throws the system's error */
+  numberNow(): number {
+    try {
+      this.#descriptor ??= openSync(this.path, 'r');
+      const length = readSync(this.#descriptor, this.#buffer, 0, this.#buffer.length, 0);
+      return wholeNumber(this.#buffer.toString('utf8', 0, length).trimEnd());
+    } catch (cause) {
+      this.#release();
+      throw cause;
+    }
   }
 
   /** A read under way is waited for: its descriptor may not become another file's. */

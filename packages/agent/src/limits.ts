@@ -135,10 +135,7 @@ export const classesMax = 64;
 
 /** Characters of a pattern: names of programs and parts of paths are shorter. */
 export const classPatternCharactersMax = 256;
-/**
- * How often perf reads its counters: 0.4 ms of CPU time for the kernel's own on two processors, about 2 us more for each of
- * the processors' counters.
- */
+/** How often perf reads its counters: 0.4 ms of CPU time for the kernel's own on two processors, more on larger machines. */
 export const perfIntervalMilliseconds = 10_000;
 
 /** Intervals without a word after which perf is regarded as dead. */

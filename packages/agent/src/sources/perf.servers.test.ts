@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { Tables } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
 import { systemClock } from '#clock.ts';
+import { perfAnswerMilliseconds } from '#limits.ts';
 import { type Context, type Source, Unavailable } from '#source.ts';
 import { countable, perf, perfEvents, perfPrograms, permission } from '#sources/perf.ts';
 import { expectContract, row, SteppedTree, systemContext } from '#sources/testing.ts';
@@ -132,6 +133,18 @@ test('a script that looks for a version that is not there is passed over, as is 
 }, 30_000);
 
 const paranoid = readFileSync('/proc/sys/kernel/perf_event_paranoid', 'utf8');
+
+test('a perf that does not answer is passed over after a while, though what it started holds its output', async () => {
+  using tree = new SteppedTree();
+  tree.write('perf', '#!/bin/sh\nsleep 9\n');
+  chmodSync(tree.path('perf'), 0o755);
+  const source = perf(systemContext(), 1000, [tree.path('perf'), ...perfPrograms('/usr')]);
+  const began_ms = systemClock.monotonic_ms();
+  await source.open();
+  expect(systemClock.monotonic_ms() - began_ms).toBeGreaterThan(perfAnswerMilliseconds - 100);
+  expect(source.pid).toBeGreaterThan(0);
+  await source.close();
+}, 30_000);
 
 test.runIf(process.geteuid?.() === 0 && Number(paranoid) > 0)('an ordinary user is told which level forbids it', () => {
   const refused = spawnAsNobody();

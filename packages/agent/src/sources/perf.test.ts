@@ -3,6 +3,7 @@ import {
   absences,
   eventList,
   Intervals,
+  isStuck,
   type PerfEvent,
   parsePerfLine,
   perf,
@@ -208,6 +209,17 @@ test('pairs are counted together where both can be counted', () => {
   expect(eventList(supported, true)).toBe('cpu-clock,{cycles,instructions}:W,L1-icache-load-misses');
   expect(eventList(supported, false)).toBe('cpu-clock,cycles,instructions,L1-icache-load-misses');
   expect(eventList(perfEvents, false).split(',').sort()).toEqual([...perfEvents].sort());
+});
+
+test('a pair that gets no counters together is noticed', () => {
+  const pair = (cycles: string, instructions: string) =>
+    lines(
+      `1.0;${cycles};;cycles;0;0.00;;\n1.0;${instructions};;instructions;0;0.00;;\n1.0;<not counted>;;branches;0;0.00;;`,
+    );
+  expect(isStuck(pair('<not counted>', '<not counted>'))).toBe(true);
+  expect(isStuck(pair('5', '<not counted>'))).toBe(false);
+  expect(isStuck(pair('<not supported>', '<not supported>'))).toBe(false);
+  expect(isStuck([])).toBe(false);
 });
 
 test('why counters are absent', () => {

@@ -207,11 +207,17 @@ const environment = () => ({ PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 
 
 type Answer = { code: number | null; output: string; errors: string };
 
-/** Runs it to its end; killed where that takes too long. */
+/** Runs it to its end. @throws Error where that takes too long, or it can't be run */
 function ask(program: string, args: readonly string[]): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { env: environment(), stdio: ['ignore', 'pipe', 'pipe'] });
-    const late = setTimeout(() => child.kill('SIGKILL'), perfAnswerMilliseconds);
+    const late = setTimeout(() => {
+      child.kill('SIGKILL');
+      // What it started itself may hold the other ends.
+      child.stdout.destroy();
+      child.stderr.destroy();
+      reject(new Error(`${program} ${args[0]} has not answered for ${perfAnswerMilliseconds / 1000} s`));
+    }, perfAnswerMilliseconds);
     let output = '';
     let errors = '';
     const more = (before: string, text: string): string => (before + text).slice(0, perfOutputCharactersMax);
@@ -221,7 +227,10 @@ function ask(program: string, args: readonly string[]): Promise<Answer> {
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       errors = more(errors, text);
     });
-    child.on('error', reject);
+    child.on('error', (cause) => {
+      clearTimeout(late);
+      reject(cause);
+    });
     child.on('close', (code) => {
       clearTimeout(late);
       resolve({ code, output, errors });
@@ -413,7 +422,8 @@ export function perf(
   let counting: Counting | undefined;
   let can: Countable | undefined;
   let processors = '';
-  let start: (() => void) | undefined;
+  let events = '';
+  let start: ((isStuckInGroups: boolean) => void) | undefined;
   const online = (): string => readOnce(join(roots.sys, 'devices/system/cpu/online'));
 
   return {
@@ -428,12 +438,14 @@ export function perf(
         throw new Unavailable('this kernel counts no events (it was built without CONFIG_PERF_EVENTS)');
       const program = await findPerf(programs);
       can = await countable(program, perfEvents, paranoid);
-      const events = await takenList(program, can);
-      start = () => {
+      const flat = eventList(can.supported, false);
+      events = await takenList(program, can);
+      start = (isStuckInGroups) => {
         processors = online();
+        if (isStuckInGroups) events = flat;
         counting = new Counting(program, events, interval_ms, clock);
       };
-      start();
+      start(false);
     },
     async sample(): Promise<Tables> {
       if (!counting) throw new Error('perf is not running');
@@ -444,9 +456,10 @@ export function perf(
       const counted = counting.intervals.take(silent_ms >= perfQuietMilliseconds);
       if (!counted) return {};
       // It counts the processors that were there when it began.
-      if (online() !== processors) {
+      const isStuckInGroups = events.includes('{') && isStuck(counting.intervals.newest);
+      if (isStuckInGroups || online() !== processors) {
         await counting.stop();
-        start?.();
+        start?.(isStuckInGroups);
       }
       return { perf: perfRow(counted) };
     },
@@ -463,9 +476,17 @@ async function takenList(program: string, { supported }: Countable): Promise<str
   const grouped = eventList(supported, true);
   const flat = eventList(supported, false);
   if (grouped === flat) return flat;
-  const { code } = await ask(program, [...stat(grouped), '--', 'true']);
-  return code === 0 ? grouped : flat;
+  const { code, output } = await ask(program, [...stat(grouped), '--', 'true']);
+  const lines = output.split('\n').flatMap((line) => parsePerfLine(line, false) ?? []);
+  const counted = new Set(lines.filter(({ absence }) => absence !== 'not supported').map(({ event }) => event));
+  return code === 0 && supported.every((event) => counted.has(event)) ? grouped : flat;
 }
+
+/** A pair got no counters together, and may get them one at a time. */
+export const isStuck = (newest: readonly PerfLine[]): boolean =>
+  pairs.some((pair) =>
+    pair.every((event) => newest.some((line) => line.event === event && line.absence === 'not counted')),
+  );
 
 /** Why counters are absent: one sentence for each reason. */
 export function absences(can: Countable, newest: readonly PerfLine[], sys: string): string[] {

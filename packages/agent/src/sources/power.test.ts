@@ -1,6 +1,7 @@
 import { chmodSync } from 'node:fs';
 import type { Tables } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
+import { deviceLimitsSamples } from '#limits.ts';
 import { drawn, power } from '#sources/power.ts';
 import { expectContract, rows, SteppedTree, unfilledColumns } from '#sources/testing.ts';
 
@@ -101,6 +102,20 @@ test('the energy goes on over a wrap of the counter, and over a zone that comes'
   const both = rows((await source.sample()).power, 'zone');
   expect(both['package-0']).toMatchObject({ power_watts: 10, energy_joules: 800 });
   expect(both['package-1']).toEqual({ interface: 'intel-rapl', energy_joules: 0 });
+  await source.close();
+});
+
+test('limits that somebody changes are seen after a while', async () => {
+  using tree = zones(new SteppedTree(), { 'intel-rapl:0': 'package-0' });
+  const limit = `${folder}/intel-rapl:0/constraint_0_power_limit_uw`;
+  tree.write(`${folder}/intel-rapl:0/constraint_0_name`, 'long_term\n').write(limit, '15000000\n');
+  const source = power(tree.context);
+  await source.open();
+  const seen = async () => (await source.sample()).power?.limit_watts;
+  expect(await seen()).toEqual([15]);
+  tree.write(limit, '25000000\n');
+  for (let sample = 0; sample < deviceLimitsSamples; sample++) await seen();
+  expect(await seen()).toEqual([25]);
   await source.close();
 });
 

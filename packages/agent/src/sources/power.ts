@@ -4,8 +4,10 @@ import type { Power, Tables } from '@fleetreel/proto';
 import { emptyTable } from '#columns.ts';
 import { wholeNumber } from '#devices.ts';
 import { KernelFile, readOnce } from '#files.ts';
-import { zonePowerWattsMax } from '#limits.ts';
+import { deviceLimitsSamples, zonePowerWattsMax } from '#limits.ts';
 import { type Context, type Source, Unavailable } from '#source.ts';
+
+type Limits = { long_term: number; short_term: number; enabled: number };
 
 type Zone = {
   interface: string;
@@ -17,6 +19,7 @@ type Zone = {
   power: KernelFile | undefined;
   /** Energy at which the counter begins anew, joules. */
   range_joules: number;
+  limits: Limits;
   before: { joules: number; at_ms: number } | undefined;
   drawn_joules: number;
   /** May not be read. */
@@ -37,6 +40,7 @@ export function power({ roots, clock }: Context): Source {
   const folder = join(roots.sys, 'class/powercap');
   let zones: Zone[] = [];
   let listing = '';
+  let samples = 0;
 
   const close = (): void => {
     for (const { energy, power: now } of zones) for (const file of [energy, now]) file?.close();
@@ -69,6 +73,7 @@ export function power({ roots, clock }: Context): Source {
     },
     sample(): Tables {
       look();
+      if (++samples % deviceLimitsSamples === 0) for (const zone of zones) zone.limits = limitsOf(zone.path);
       const table = emptyTable('power');
       for (const zone of zones) pushZone(table, zone, clock.monotonic_ms());
       return { power: table };
@@ -112,6 +117,7 @@ function found(folder: string, id: string): Zone {
     energy: has.has('energy_uj') ? new KernelFile(join(path, 'energy_uj')) : undefined,
     power: has.has('power_uw') ? new KernelFile(join(path, 'power_uw')) : undefined,
     range_joules: micro(readOnce(join(path, 'max_energy_range_uj'))),
+    limits: limitsOf(path),
     before: undefined,
     drawn_joules: 0,
     isDenied: false,
@@ -140,11 +146,9 @@ function pushZone(table: Power, zone: Zone, now_ms: number): void {
   table.zone.push(zone.name);
   table.power_watts.push(zone.energy ? grown / seconds : read(zone, zone.power));
   table.energy_joules.push(Number.isNaN(joules) ? Number.NaN : zone.drawn_joules);
-  const limits = limitsOf(zone.path);
-  table.limit_watts.push(limits.long_term);
-  table.short_term_limit_watts.push(limits.short_term);
-  const enabled = wholeNumber(readOnce(join(zone.path, 'enabled')).trim());
-  table.limit_enabled_flag.push(enabled);
+  table.limit_watts.push(zone.limits.long_term);
+  table.short_term_limit_watts.push(zone.limits.short_term);
+  table.limit_enabled_flag.push(zone.limits.enabled);
 }
 
 /** In joules or watts; NaN where it can't be read now. */
@@ -161,8 +165,9 @@ function read(zone: Zone, file: KernelFile | undefined): number {
 }
 
 /** A limit of zero is none. */
-function limitsOf(path: string): { long_term: number; short_term: number } {
-  const limits = { long_term: Number.NaN, short_term: Number.NaN };
+function limitsOf(path: string): Limits {
+  const enabled = wholeNumber(readOnce(join(path, 'enabled')).trim());
+  const limits = { long_term: Number.NaN, short_term: Number.NaN, enabled };
   for (const constraint of [0, 1]) {
     const name = readOnce(join(path, `constraint_${constraint}_name`)).trim();
     const watts = micro(readOnce(join(path, `constraint_${constraint}_power_limit_uw`)));

@@ -301,6 +301,24 @@ test.runIf(process.platform === 'linux')(
   60_000,
 );
 
+test('what is switched off to save power is not woken', async () => {
+  using tree = desktop();
+  const status = 'sys/devices/pci0000:00/0000:00:03.1/0000:2d:00.0/power/runtime_status';
+  tree.write(status, 'suspended\n');
+  const source = sensor(withRealSleep(tree.context));
+  await source.open();
+  const isSeen = async () => (await source.sample()).sensor?.chip.includes('amdgpu-pci-2d00');
+  expect(await isSeen()).toBe(false);
+  expect(source.limitations?.()).toEqual(['amdgpu-pci-2d00: switched off to save power, and not woken to be asked.']);
+  tree.write(status, 'active\n');
+  expect(await isSeen()).toBe(true);
+  expect(source.limitations?.()).toEqual([]);
+  // Its last answer is not shown as if it were one of now.
+  tree.write(status, 'suspended\n');
+  expect(await isSeen()).toBe(false);
+  await source.close();
+});
+
 test('a machine without sensors says so, and what would help', () => {
   using tree = new SteppedTree();
   expect(() => sensor(tree.context).open()).toThrow(/no sensors in .*virtual machines have none.*sensors-detect/);

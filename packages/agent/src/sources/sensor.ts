@@ -52,6 +52,9 @@ const kinds: Record<string, { kind: string; field?: Field; per: number; limits: 
 };
 const attribute = /^((temp|fan|in|curr|power|energy|freq|humidity|intrusion)\d+)_(\w+)$/;
 
+/** Drivers of the processors themselves: they read registers, and a large machine has hundreds of their files. */
+const promptDrivers = new Set(['coretemp', 'k10temp', 'zenpower', 'amd_energy', 'fam15h_power']);
+
 /** Colder or hotter is a driver's way to say that there is none: -273.15, 65261.85 and 127 °C above the sun have been seen. */
 const isTemperature = (celsius: number): boolean => celsius > -150 && celsius < 1000;
 
@@ -90,8 +93,8 @@ export function chipName(name: string, device: string): string {
   return `${name}-virtual-0`;
 }
 
-/** What a chip or a zone was found as. */
-type Found = { path: string; chip: string; device: string; isZone: boolean };
+/** What a chip or a zone was found as; `device` is a path, empty where it has none. */
+type Found = { path: string; name: string; chip: string; device: string; isZone: boolean };
 
 /** The chips of hwmon, and the thermal zones that none of them shows, each with a name of its own. */
 export function findSensors(sys: string): Found[] {
@@ -106,7 +109,7 @@ export function findSensors(sys: string): Found[] {
   const named = chips.map(({ path, name, device }) => {
     const chip = chipName(name, device);
     counts.set(chip, (counts.get(chip) ?? 0) + 1);
-    return { path, chip, device: basename(device), isZone: false };
+    return { path, name, chip, device, isZone: false };
   });
   for (const found of named)
     if ((counts.get(found.chip) ?? 0) > 1)
@@ -118,8 +121,8 @@ export function findSensors(sys: string): Found[] {
   const zones = entries(join(sys, 'class/thermal'), /^thermal_zone\d+$/).flatMap((path) => {
     const type = readOnce(join(path, 'type')).trim();
     if (shown.has(type.replaceAll('-', '_')) || shown.has(type)) return [];
-    const device = basename(path);
-    return [{ path, chip: `${type || 'zone'}-${device.replace('_zone', '-')}`, device, isZone: true }];
+    const chip = `${type || 'zone'}-${basename(path).replace('_zone', '-')}`;
+    return [{ path, name: type, chip, device: path, isZone: true }];
   });
   return [...named, ...zones];
 }
@@ -165,6 +168,7 @@ type Channel = {
 class Chip implements Device {
   readonly found: Found;
   readonly #clock: Clock;
+  readonly #isPrompt: boolean;
   #channels: Channel[] = [];
   #samples = 0;
   rows: readonly Row[] = [];
@@ -174,10 +178,16 @@ class Chip implements Device {
   constructor(found: Found, clock: Clock) {
     this.found = found;
     this.#clock = clock;
+    this.#isPrompt = promptDrivers.has(found.name) && !found.isZone;
   }
 
   get name(): string {
     return `The sensor chip ${this.found.chip}`;
+  }
+
+  /** Switched off to save power, as the second graphics card of a laptop: to ask its sensors would switch it on. */
+  get isAsleep(): boolean {
+    return this.found.device !== '' && readOnce(join(this.found.device, 'power/runtime_status')).trim() === 'suspended';
   }
 
   async read(): Promise<void> {
@@ -219,7 +229,7 @@ class Chip implements Device {
   async #number(file: DeviceFile | undefined): Promise<number> {
     if (!file) return Number.NaN;
     try {
-      return await file.number();
+      return this.#isPrompt ? file.numberNow() : await file.number();
     } catch (cause) {
       if (isGone(cause)) this.isGone = true;
       return Number.NaN;
@@ -367,10 +377,11 @@ export function sensor({ roots, clock }: Context): Source {
     },
     async sample(): Promise<Tables> {
       look();
-      await reader.read(chips);
+      const awake = chips.filter((chip) => !chip.isAsleep);
+      await reader.read(awake);
       const table = emptyTable('sensor');
       const oldest_ms = clock.monotonic_ms() - deviceAnswerAgeMilliseconds;
-      for (const chip of chips) if (chip.answered_ms >= oldest_ms) pushChip(table, chip);
+      for (const chip of awake) if (chip.answered_ms >= oldest_ms) pushChip(table, chip);
       return { sensor: table };
     },
     close() {
@@ -378,13 +389,19 @@ export function sensor({ roots, clock }: Context): Source {
       chips = [];
       listing = '';
     },
-    limitations: () => reader.hanging(),
+    limitations() {
+      const asleep = chips.filter((chip) => chip.isAsleep).map(({ found }) => found.chip);
+      return [
+        ...reader.hanging(),
+        ...(asleep.length > 0 ? [`${asleep.join(', ')}: switched off to save power, and not woken to be asked.`] : []),
+      ];
+    },
   };
 }
 
 function pushChip(table: Sensor, { found, rows }: Chip): void {
   for (const { sensor, label, kind, values } of rows) {
-    const labels: Record<string, string> = { chip: found.chip, sensor, label, kind, device: found.device };
+    const labels: Record<string, string> = { chip: found.chip, sensor, label, kind, device: basename(found.device) };
     for (const [column, cells] of Object.entries(table) as [string, (string | number)[]][])
       cells.push(labels[column] ?? values[column as Field] ?? Number.NaN);
   }
