@@ -88,8 +88,15 @@ async function bundle(): Promise<void> {
     // Native: copied beside the bundle as it is.
     external: ['koffi'],
     logLevel: 'warn',
-    // What it imports only when needed stays apart, and out of memory.
-    output: { dir: folder, format: 'esm', entryFileNames: 'main.js', chunkFileNames: '[name].js' },
+    // What it imports only when needed stays apart, and out of memory; so do comments and indentation, but not names.
+    output: {
+      dir: folder,
+      format: 'esm',
+      entryFileNames: 'main.js',
+      chunkFileNames: '[name].js',
+      comments: false,
+      minify: { mangle: false, compress: true },
+    },
   });
   // Read at run time, one folder above the program.
   cpSync(join(root, 'packages/proto/fleetreel/v1'), join(dist, 'fleetreel/v1'), { recursive: true });

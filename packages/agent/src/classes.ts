@@ -1,6 +1,3 @@
-import { readYaml, SettingsError, suggestion } from '@fleetreel/proto/settings';
-import { classesMax, classPatternCharactersMax, classRulesMax } from '#limits.ts';
-
 /** What the rules look at. */
 export type Traits = {
   /** Names of the program. */
@@ -16,25 +13,28 @@ export const otherClass = 'other';
 /** The class of the kernel's own threads, which no rule gives. */
 export const kernelClass = 'kernel';
 
-/** Rules that are shipped: beside `src/` in the workspace, beside the folder of the bundle when shipped. */
-const shippedFile = new URL('../classes.yaml', import.meta.url).pathname;
-
-const conditions = ['name', 'argument', 'unit'] as const;
-type Condition = (typeof conditions)[number];
-type Rule = { class: string } & { [C in Condition]?: Patterns };
+/** What a rule can look at. */
+export const conditions = ['name', 'argument', 'unit'] as const;
+export type Condition = (typeof conditions)[number];
+/** A class, and the patterns one of which has to fit for each condition. Plain data: read by one process, used by another. */
+export type Rule = { class: string } & { [C in Condition]?: readonly string[] };
 
 /** Says what class a process is of: by the first rule that fits. */
 export type Classify = (traits: Traits) => string;
 
-/** The rules of a file of the user's, if there is one, before those that are shipped. @throws SettingsError */
-export function loadClasses(file?: string): Classify {
-  const rules = [...(file === undefined ? [] : readRules(file)), ...readRules(shippedFile)];
+/** Classifies by rules: the first that fits. */
+export function classifier(rules: readonly Rule[]): Classify {
+  const ready = rules.map(({ class: name, ...patterns }) => ({
+    class: name,
+    conditions: conditions.flatMap((condition) =>
+      patterns[condition] ? { condition, patterns: new Patterns(patterns[condition]) } : [],
+    ),
+  }));
   return ({ names, words, unit }) => {
-    const fits = (rule: Rule): boolean =>
-      (!rule.name || names.some((name) => rule.name?.fit(name))) &&
-      (!rule.unit || rule.unit.fit(unit)) &&
-      (!rule.argument || words.some((word) => rule.argument?.fit(word)));
-    return rules.find(fits)?.class ?? otherClass;
+    const texts = { name: names, argument: words, unit: [unit] };
+    const fits = (rule: (typeof ready)[number]): boolean =>
+      rule.conditions.every(({ condition, patterns }) => texts[condition].some((text) => patterns.fit(text)));
+    return ready.find(fits)?.class ?? otherClass;
   };
 }
 
@@ -83,60 +83,3 @@ export function globMatches(pattern: string, text: string): boolean {
   while (pattern.charCodeAt(at) === star) at++;
   return at === pattern.length;
 }
-
-/** Reads a file of rules. @throws SettingsError with the line, what is wrong there, and what is expected */
-function readRules(file: string): Rule[] {
-  const { value, line } = readYaml(file, 'file of rules');
-  const wrong = (path: readonly (string | number)[], what: string): SettingsError =>
-    new SettingsError(`The file of rules ${file}, line ${line(path)}: ${what}.`);
-  if (value === null || value === undefined) return [];
-  if (!Array.isArray(value)) throw wrong([], 'it has to be a list of rules, such as "- {class: game, name: [doom*]}"');
-  if (value.length > classRulesMax) throw wrong([classRulesMax], `there are more than ${classRulesMax} rules`);
-  const rules = value.map((rule: unknown, index) => readRule(rule, (path, what) => wrong([index, ...path], what)));
-  const classes = new Set(rules.map((rule) => rule.class));
-  if (classes.size > classesMax)
-    throw wrong([], `it has ${classes.size} classes: more than ${classesMax} are too many`);
-  return rules;
-}
-
-type Wrong = (path: readonly (string | number)[], what: string) => SettingsError;
-
-function readRule(value: unknown, wrong: Wrong): Rule {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw wrong([], `a rule is ${shown(value)}, and has to be a mapping with "class" and at least one of ${listed}`);
-  const given = value as Record<string, unknown>;
-  const keys = ['class', ...conditions];
-  for (const key of Object.keys(given))
-    if (!keys.includes(key)) throw wrong([key], `a rule has no "${key}". ${suggestion(key, keys).replace(/\.$/, '')}`);
-  const name = given.class;
-  if (typeof name !== 'string' || !/^[a-z][a-z0-9_]{0,31}$/.test(name))
-    throw wrong(
-      ['class'],
-      `class is ${shown(name)}, and has to be a name of up to 32 small letters, digits and "_", the first a letter`,
-    );
-  if (name === kernelClass) throw wrong(['class'], `class "${kernelClass}" is for threads of the kernel only`);
-  const rule: Rule = { class: name };
-  for (const condition of conditions)
-    if (given[condition] !== undefined) rule[condition] = readPatterns(given[condition], condition, wrong);
-  if (!conditions.some((condition) => rule[condition])) throw wrong([], `a rule needs at least one of ${listed}`);
-  return rule;
-}
-
-function readPatterns(value: unknown, condition: Condition, wrong: Wrong): Patterns {
-  const list: unknown[] = Array.isArray(value) ? value : [value];
-  if (list.length === 0) throw wrong([condition], `${condition} has no pattern, and would fit nothing`);
-  for (const [index, pattern] of list.entries()) {
-    const path = Array.isArray(value) ? [condition, index] : [condition];
-    if (typeof pattern !== 'string' || pattern === '' || pattern.length > classPatternCharactersMax)
-      throw wrong(
-        path,
-        `${condition} is ${shown(pattern)}, and has to be a pattern of 1 to ${classPatternCharactersMax} characters, or a list of them (in quotes where YAML takes it for something else)`,
-      );
-  }
-  return new Patterns(list as string[]);
-}
-
-const listed = conditions.join(', ');
-
-const shown = (value: unknown): string =>
-  value === undefined ? 'missing' : (JSON.stringify(value) ?? '').slice(0, 100);

@@ -2,7 +2,7 @@ import { namePattern } from '@fleetreel/proto';
 import { Duration, milliseconds, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
 import { intervalMilliseconds } from '#limits.ts';
-import manifest from '../package.json' with { type: 'json' };
+import { name, version } from '#program.ts';
 
 const root = (fallback: string, what: string) => Type.String({ default: fallback, description: `Folder of ${what}` });
 
@@ -146,8 +146,8 @@ export type Settings = Readonly<Static<typeof settings>>;
 
 /** What the agent is called, can do and can be told. */
 export const program = {
-  name: 'fleetreel-agent',
-  version: manifest.version,
+  name,
+  version,
   summary: 'Samples this host and publishes frames to the log',
   commands: {
     run: 'Sample and publish until it is stopped',

@@ -1,7 +1,7 @@
 import { token } from '@fleetreel/proto';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
-import { program } from '#config.ts';
 import { connectMilliseconds, pingMilliseconds, publishRetryMilliseconds } from '#limits.ts';
+import { name as program } from '#program.ts';
 
 /**
  * Connects to NATS; once it has succeeded, the client connects again by itself, for ever.
@@ -15,7 +15,7 @@ export const connectOnce = (url: string, host: string): Promise<NatsConnection> 
 
 const options = (url: string, host: string) => ({
   servers: url.split(',').map((server) => server.trim()),
-  name: `${program.name} ${host}`,
+  name: `${program} ${host}`,
   // Answers come to subjects that no other host has to be allowed to read.
   inboxPrefix: `_INBOX_${token('host', host)}`,
   timeout: connectMilliseconds,

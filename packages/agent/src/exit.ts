@@ -18,3 +18,15 @@ async function endAtOnce(code: number): Promise<void> {
     console.error(`A file system does not answer, and the agent waits for it before it ends: ${String(cause)}`);
   }
 }
+
+/** Aborted when the process is asked to end. */
+export function untilAsked(): AbortSignal {
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () => {
+      // Somebody who asks twice does not want to wait.
+      if (stopping.signal.aborted) void exit(1);
+      stopping.abort();
+    });
+  return stopping.signal;
+}

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { containerOf } from '#cgroup.ts';
-import { type Classify, kernelClass, loadClasses } from '#classes.ts';
+import { type Classify, kernelClass } from '#classes.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { CommandReader, redacted } from '#commands.ts';
 import { readOnce } from '#files.ts';
@@ -25,7 +25,7 @@ type Known = {
 
 export type ProcessIdentitiesOptions = {
   clock?: Pick<Clock, 'monotonic_ms'>;
-  classify?: Classify;
+  classify: Classify;
   /** Identities have command lines. */
   commands?: boolean;
 };
@@ -43,9 +43,9 @@ export class ProcessIdentities implements Processes {
   /** The newest last. */
   readonly #known = new Map<number, Known>();
   readonly #learning = new Set<Promise<void>>();
-  #classify: Classify | undefined;
+  readonly #classify: Classify;
 
-  constructor(roots: Pick<Roots, 'proc'>, options: ProcessIdentitiesOptions = {}) {
+  constructor(roots: Pick<Roots, 'proc'>, options: ProcessIdentitiesOptions) {
     this.#proc = roots.proc;
     this.#clock = options.clock ?? systemClock;
     this.#classify = options.classify;
@@ -94,7 +94,6 @@ export class ProcessIdentities implements Processes {
     if (stat.isKernelThread) return { name, class: kernelClass, container: '' };
     const cgroups = readOnce(join(this.#proc, String(pid), 'cgroup'));
     const unit = unitOf(cgroups);
-    this.#classify ??= loadClasses();
     const identity = before ?? { name, class: '', container: '' };
     identity.container = containerOf(cgroups);
     if (!before) identity.class = this.#classify({ names: [name], words: [], unit });
@@ -108,7 +107,7 @@ export class ProcessIdentities implements Processes {
     if (words === undefined || words.length === 0) return;
     identity.name = programName(name, words[0] ?? '');
     const names = new Set([name, identity.name, lastPart(words[0] ?? '')]);
-    identity.class = this.#classify?.({ names: [...names], words, unit }) ?? identity.class;
+    identity.class = this.#classify({ names: [...names], words, unit });
     if (this.#commands) identity.command = redacted(words);
   }
 }

@@ -10,7 +10,7 @@ import { jetstream } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { type Claim, HostName } from '#claim.ts';
 import type { Clock } from '#clock.ts';
-import { program, type Settings } from '#config.ts';
+import type { Settings } from '#config.ts';
 import { connectLog } from '#connect.ts';
 import type { Events } from '#events.ts';
 import { addresses, describe, type Identity } from '#host.ts';
@@ -21,6 +21,7 @@ import {
   describeRetryMilliseconds,
   stopMilliseconds,
 } from '#limits.ts';
+import { version } from '#program.ts';
 import { Publisher, whyNotTaken } from '#publisher.ts';
 import { untilItSucceeds } from '#retry.ts';
 import { Sampler } from '#sampler.ts';
@@ -68,7 +69,7 @@ export async function run(options: RunOptions): Promise<number> {
     interval_ms,
     clock,
     telemetry,
-    self: selfReport(program.version, publisher, events, telemetry, clock),
+    self: selfReport(version, publisher, events, telemetry, clock),
   });
   let isRefused = false;
   let sequence = 0;
@@ -223,7 +224,7 @@ class Holding {
     const { settings, identity, session, interval_ms, clock } = this.#agent;
     const { tags } = settings;
     const time_us = clock.now_us();
-    return describe(identity, { session, time_us, agent_version: program.version, interval_ms, tags }, clock);
+    return describe(identity, { session, time_us, agent_version: version, interval_ms, tags }, clock);
   }
 
   /** Sends a message until the log has taken it, or the agent ends. */

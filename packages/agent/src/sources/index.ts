@@ -1,4 +1,9 @@
-import type { MakeSource } from '#source.ts';
+import { classifier, type Rule } from '#classes.ts';
+import { systemClock } from '#clock.ts';
+import type { Settings } from '#config.ts';
+import type { Events } from '#events.ts';
+import { ProcessIdentities } from '#processes.ts';
+import type { Context, MakeSource, Source } from '#source.ts';
 import { battery } from '#sources/battery.ts';
 import { clock } from '#sources/clock.ts';
 import { container } from '#sources/container.ts';
@@ -19,7 +24,7 @@ import {
 } from '#sources/portable.ts';
 import { power } from '#sources/power.ts';
 import { pressure } from '#sources/pressure.ts';
-import { process } from '#sources/process.ts';
+import { process as processes } from '#sources/process.ts';
 import { sensor } from '#sources/sensor.ts';
 import { tcp } from '#sources/tcp.ts';
 import { tcpConnection } from '#sources/tcp_connection.ts';
@@ -41,7 +46,7 @@ const linux: readonly MakeSource[] = [
   sensor,
   power,
   battery,
-  process,
+  processes,
   perf,
   container,
   llm,
@@ -59,3 +64,24 @@ const portable: readonly MakeSource[] = [
 /** What can be sampled on this platform. */
 export const sourcesFor = (platform: NodeJS.Platform): readonly MakeSource[] =>
   platform === 'linux' ? linux : portable;
+
+/** The sources of this machine, and those of them that the settings don't leave out. */
+export function systemSources(
+  settings: Settings,
+  rules: readonly Rule[],
+  events: Events,
+): { all: Source[]; chosen: Source[] } {
+  const context: Context = {
+    roots: settings.roots,
+    clock: systemClock,
+    platform: process.platform,
+    settings,
+    events,
+    processes: new ProcessIdentities(settings.roots, {
+      classify: classifier(rules),
+      commands: settings.process.commands,
+    }),
+  };
+  const all = sourcesFor(process.platform).map((make) => make(context));
+  return { all, chosen: all.filter(({ name }) => !settings.sources.disable.includes(name)) };
+}

@@ -13,10 +13,12 @@ import {
 } from '@fleetreel/proto';
 import { readSettings } from '@fleetreel/proto/settings';
 import { expect } from 'vitest';
+import { classifier } from '#classes.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { program, type Settings } from '#config.ts';
 import { Events } from '#events.ts';
 import { ProcessIdentities } from '#processes.ts';
+import { loadRules } from '#rules.ts';
 import type { Context, Roots, Source } from '#source.ts';
 
 // What the tests of the sources share: captured trees, trees that change from sample to sample, a clock that is moved.
@@ -28,6 +30,9 @@ export const captured = (tree: string, path: string): string => readFileSync(joi
 
 /** A context that sees a captured tree. */
 export const capturedContext = (tree: string): Context & { clock: TestClock } => context(join(fixtures, tree));
+
+/** Classifies by the rules that are shipped. */
+export const shippedClasses = classifier(loadRules());
 
 /** What every setting is by default. */
 export const defaultSettings: Settings = defaults();
@@ -68,7 +73,7 @@ function context(root: string): Context & { clock: TestClock } {
     platform: 'linux',
     settings: defaultSettings,
     events: new Events(clock),
-    processes: new ProcessIdentities(roots),
+    processes: new ProcessIdentities(roots, { classify: shippedClasses }),
   };
 }
 
@@ -81,7 +86,7 @@ export function systemContext(): Context {
     platform: process.platform,
     settings: defaultSettings,
     events: new Events(systemClock),
-    processes: new ProcessIdentities(roots),
+    processes: new ProcessIdentities(roots, { classify: shippedClasses }),
   };
 }
 

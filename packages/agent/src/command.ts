@@ -1,0 +1,75 @@
+// The agent's command line: reads the settings and does what can be done without sampling for long.
+import { randomBytes } from 'node:crypto';
+import { subject } from '@fleetreel/proto';
+import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
+import { systemClock } from '#clock.ts';
+import { interval, program, type Settings } from '#config.ts';
+import { Events } from '#events.ts';
+import { untilAsked } from '#exit.ts';
+import { handOver, type Orders } from '#handover.ts';
+import { type Identity, identify } from '#host.ts';
+import { loadRules } from '#rules.ts';
+import { systemSources } from '#sources/index.ts';
+import { sentence } from '#telemetry.ts';
+
+/** Does what the command line says; returns the exit code, or what this process has to sample. */
+export async function command(
+  argv: readonly string[],
+  environment: Readonly<Record<string, string | undefined>>,
+): Promise<number | Orders> {
+  try {
+    const invocation = readSettings(program, argv, environment);
+    if (!('help' in invocation))
+      return await start(invocation.command, invocation.settings, invocation.switches.has('json'));
+    console.log(invocation.help);
+    return 0;
+  } catch (error) {
+    console.error(`${program.name}: ${sentence(error)}`);
+    return error instanceof SettingsError ? error.exitCode : 1;
+  }
+}
+
+async function start(name: string, settings: Settings, json: boolean): Promise<number | Orders> {
+  if (name === 'llm-proxy') {
+    const { proxy } = await import('#llm/proxy.ts');
+    return await proxy({ settings, clock: systemClock, signal: untilAsked() });
+  }
+  const interval_ms = interval(settings);
+  // Also before sampling: what a source does not like in its settings is said here.
+  const rules = loadRules(settings.process.rules);
+  const { all, chosen } = systemSources(settings, rules, new Events(systemClock));
+  const names = all.map((source) => source.name);
+  for (const one of settings.sources.disable)
+    if (!names.includes(one))
+      throw new SettingsError(`sources.disable: there is no source "${one}". ${suggestion(one, names)}`);
+  if (name === 'inventory') {
+    const { inventory } = await import('#inventory.ts');
+    console.log(await inventory(chosen, systemClock, json));
+    return 0;
+  }
+  const identity = identityOf(settings, name === 'run');
+  const session = randomBytes(8).toString('hex');
+  if (name === 'check') {
+    const { check } = await import('#check.ts');
+    return check({ settings, identity, session, print: (line) => console.log(line) });
+  }
+  const orders = { settings, rules, identity, session, interval_ms };
+  handOver(orders);
+  return orders;
+}
+
+function identityOf(settings: Settings, mayKeep: boolean): Identity {
+  try {
+    const identity = identify(settings, settings.roots, mayKeep);
+    // A name that can't be part of a subject is found here, not at the first frame.
+    subject({ tenant: settings.tenant, kind: 'frame', host: identity.host });
+    return identity;
+  } catch (cause) {
+    if (cause instanceof RangeError)
+      throw new SettingsError(`${sentence(cause)}. Give this host another one with --host.`, { cause });
+    throw new SettingsError(
+      `data: this machine has no machine id, and none can be kept in ${settings.data} (${sentence(cause)}). Give a folder that can be written to, or machine_id.`,
+      { cause },
+    );
+  }
+}

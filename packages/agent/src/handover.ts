@@ -1,0 +1,50 @@
+// One process in two lives. What reads settings (schemas, YAML) takes 30 MiB that are needed once, and how V8 and malloc use memory can
+// only be said at the start: so the process that has read its settings becomes, by execve, one that only samples. Same process id, same streams.
+import type { Rule } from '#classes.ts';
+import type { Settings } from '#config.ts';
+import type { Identity } from '#host.ts';
+
+/** What the sampling process is told. */
+export type Orders = {
+  settings: Settings;
+  /** Rules by which processes are classified. */
+  rules: readonly Rule[];
+  identity: Identity;
+  /** 16 hexadecimal digits, random for each start. */
+  session: string;
+  interval_ms: number;
+};
+
+const variable = 'FLEETREEL_AGENT_ORDERS';
+
+const flags = [
+  // Sampling makes little garbage, and all of it dies young: a small nursery is as good, and it is touched all the time.
+  '--max-semi-space-size=1',
+  '--optimize-for-size',
+  // The same little work in every tick is as fast by the baseline compiler; the optimizing ones take 8 MiB.
+  '--max-opt=1',
+  // Threads that compile and collect in the background: there is little to do for them.
+  '--v8-pool-size=1',
+  '--disable-warning=ExperimentalWarning',
+];
+
+/** With one arena malloc gives freed memory back that each thread would keep for itself. */
+const environment = { MALLOC_ARENA_MAX: '1' };
+
+/** Becomes the sampling process; returns only where a process can't (Windows), and then this one has to sample. */
+export function handOver(orders: Orders): void {
+  const [executable = '', main = '', ...rest] = process.argv;
+  if (process.platform === 'win32' || process.execve === undefined) return;
+  process.execve(process.execPath, [executable, ...process.execArgv, ...flags, main, ...rest], {
+    ...process.env,
+    ...environment,
+    [variable]: JSON.stringify(orders),
+  });
+}
+
+/** The orders, in a process that was told to sample; they are gone from the environment afterwards. */
+export function receive(): Orders | undefined {
+  const text = process.env[variable];
+  delete process.env[variable];
+  return text === undefined ? undefined : (JSON.parse(text) as Orders);
+}
