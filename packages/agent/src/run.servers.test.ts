@@ -101,9 +101,10 @@ test('frames come without gaps, also those from before there was a stream, and a
 
 test('what is sampled before NATS is there comes, too', async () => {
   const port = await freePort();
-  const start_us = Date.now() * 1000;
+  const begin_us = Date.now() * 1000;
   const one = await agent('first', '--nats-url', `nats://127.0.0.1:${port}`);
   await one.line(/NATS can not be reached/);
+  const start_us = Date.now() * 1000;
   await setTimeout(4000);
   expect(one.lines.filter((line) => line.includes('NATS can not be reached')).length).toBe(1);
   await using late = await startNats({ port });
@@ -115,13 +116,14 @@ test('what is sampled before NATS is there comes, too', async () => {
   expect(await one.stop()).toEqual({ code: 0, signal: null });
   const got = await frames();
   expect(got.map(({ sequence }) => sequence)).toEqual(count(got.length));
-  expect(got[0]?.time_us).toBeGreaterThan(start_us);
+  expect(got[0]?.time_us).toBeGreaterThan(begin_us);
   expect(got[0]?.time_us).toBeLessThan(start_us + 3_000_000);
   expect(got.at(-1)?.tables.agent?.frames_dropped_total).toEqual([0]);
 });
 
 test('an agent that is stopped while NATS is away ends within its bound and says what it leaves', async () => {
   const one = await agent('alone', '--nats-url', `nats://127.0.0.1:${await freePort()}`);
+  await one.line(/"msg":"sampling"/);
   await setTimeout(2500);
   expect(await one.stop()).toEqual({ code: 0, signal: null });
   expect(one.lines.join('\n')).toMatch(/"frames":\d+.*stopped with frames that the log has not acknowledged/);
