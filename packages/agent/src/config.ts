@@ -71,6 +71,12 @@ const settings = Type.Object({
       description: 'Labels of containers that are recorded besides the names of compose projects and pods',
       examples: ['team,version'],
     }),
+    sockets: Type.Array(Type.String(), {
+      default: ['docker.sock', 'podman/podman.sock', 'user/*/docker.sock', 'user/*/podman/podman.sock'],
+      description:
+        'API sockets of Docker and Podman, below the folder of run-time files or absolute; "*" is any one folder',
+      examples: ['docker.sock,/var/run/other/docker.sock'],
+    }),
   }),
   vm: Type.Object({
     uri: Type.String({ default: 'qemu:///system', description: 'Where libvirt is' }),

@@ -150,6 +150,39 @@ export const perfAnswerMilliseconds = 5000;
 /** Characters that perf may write in answer to a question, or without a new line: it writes less than 10 KiB at once. */
 export const perfOutputCharactersMax = 256 * 1024;
 
+/** How long a container engine has to answer a question: one that takes longer hangs, or its host is drowning. */
+export const engineAnswerMilliseconds = 5000;
+
+/** The longest that opening waits for engines, so that the first frame has the names of containers: they answer in 50 ms. */
+export const engineOpenMilliseconds = 400;
+
+/** Pauses before an engine that went away is tried again, doubled each time. */
+export const engineRetryMilliseconds = { min: 500, max: 30_000 } as const;
+
+/** How often it is looked for sockets of engines that were not here: one is installed, a user signs in. */
+export const engineSocketsMilliseconds = 60_000;
+
+/** After a break an engine is asked for its events of this long before, too: what was on its way was lost. */
+export const engineReplayMilliseconds = 5000;
+
+/** Events that are remembered, so that none is told twice: more than come in the time that is asked for twice. */
+export const engineEventsRemembered = 1000;
+
+/** An event is told up to this much later than the description of the container says that it happened. */
+export const engineSameMomentMilliseconds = 2000;
+
+/** Questions that an engine is asked at the same time. */
+export const engineInspectsAtOnce = 4;
+
+/** An answer of an engine: 10,000 containers in a list are 10 MiB. */
+export const engineAnswerBytesMax = 32 * 1024 * 1024;
+
+/** A line of an engine's events: it holds all labels of a container. */
+export const engineEventBytesMax = 1024 * 1024;
+
+/** Containers of all engines that are known by name, stopped ones included. */
+export const engineContainersMax = 10_000;
+
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
 assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');
 assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);
