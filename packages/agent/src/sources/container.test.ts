@@ -390,7 +390,10 @@ test('what engines say: names, labels by the allow-list, state, health; those th
     });
   const { settings } = tree.context;
   const source = container(
-    { ...tree.context, settings: { ...settings, container: { labels: ['version', 'team', 'none'] } } },
+    {
+      ...tree.context,
+      settings: { ...settings, container: { ...settings.container, labels: ['version', 'team', 'none'] } },
+    },
     told,
   );
   await source.open();

@@ -6,6 +6,7 @@ import { at, BlockDevices, CgroupFiles, type CgroupLayout, cgroupLayout, Descrip
 import { CgroupFolders } from '#cgroup_folders.ts';
 import { emptyTable } from '#columns.ts';
 import type { EngineChange, EngineContainer, Engines } from '#engine.ts';
+import { SocketEngines } from '#engines.ts';
 import { readOnce } from '#files.ts';
 import {
   cgroupLookMilliseconds,
@@ -50,15 +51,6 @@ type Tracked = {
   endedAt_ms: number;
   oomKills: number;
   oomToldAt_ms: number;
-};
-
-/** Without any: what cgroups alone say. */
-const noEngines: Engines = {
-  open: async () => {},
-  containers: new Map(),
-  onChange() {},
-  limitations: () => [],
-  close() {},
 };
 
 /** Limits, and what changes only with them, are read at every so many readings of the rest. */
@@ -178,6 +170,7 @@ class ContainerSource implements Source {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#engines.close();
+    this.#isListening = false;
     this.#folders?.close();
     this.#folders = undefined;
     for (const tracked of this.#tracked.values()) this.#release(tracked);
@@ -714,5 +707,5 @@ function pushTraffic(table: Container, now: Float64Array, rates: Float64Array): 
 }
 
 /** Containers, by their cgroups and what engines say of them. */
-export const container = (context: Context, engines: Engines = noEngines): Source =>
+export const container = (context: Context, engines: Engines = new SocketEngines(context)): Source =>
   new ContainerSource(context, engines);
