@@ -1,6 +1,6 @@
 // From a table's newest rows to a table on the page: which columns, how each is written, in which order the rows stand.
 import type { Field, Row, Table } from '#lib/api.ts';
-import { compareLabels, formatValue, unavailable, words } from '#lib/format.ts';
+import { compareLabels, formatDuration, formatValue, unavailable, words } from '#lib/format.ts';
 import { visible } from '#lib/text.ts';
 
 /** A column as a page asks for it; what the catalogue does not have is left out. */
@@ -92,6 +92,7 @@ function columnOf(table: Table, { name, title, of, any, most, tones, warn }: Col
   const field = table.fields.find((entry) => entry.name === name);
   if (!field) return null;
   const { help } = field;
+  if (name.endsWith('start_time_seconds')) return startedAt(field, title ?? 'Started');
   const unit = unitOf(field);
   const whole = of !== undefined && table.fields.some((entry) => entry.name === of) ? of : undefined;
   return {
@@ -128,6 +129,21 @@ function columnOf(table: Table, { name, title, of, any, most, tones, warn }: Col
 /** How a value is written: totals of bytes and seconds are bytes and seconds. */
 const unitOf = ({ name, unit }: Field): string =>
   unit === 'total' ? (/_(bytes|seconds)_total$/.exec(name)?.[1] ?? unit) : unit;
+
+/** A moment in seconds since 1970: how long it was ago when the row was taken. */
+const startedAt = ({ name, help }: Field, title: string): Column => ({
+  id: name,
+  title,
+  help,
+  numeric: true,
+  alarm: false,
+  by: (row) => numberOf(row, name),
+  cell: (row) => {
+    const start = numberOf(row, name);
+    if (start === null) return { text: unavailable, tone: 'muted' };
+    return { text: `${formatDuration(row.time / 1000 - start)} ago` };
+  },
+});
 
 /** The first of these fields that a row has. */
 function firstOf(table: Table, id: string, title: string | undefined, names: readonly string[]): Column | null {
@@ -189,5 +205,5 @@ const spelled: Readonly<Record<string, string>> = Object.fromEntries(
 /** A title of words: the first with a capital letter, and those that have a spelling with theirs. */
 export function capital(text: string): string {
   const written = text.replace(/[a-z0-9]+/g, (word) => spelled[word] ?? word);
-  return written.charAt(0).toUpperCase() + written.slice(1);
+  return /^[a-z]+[A-Z]/.test(written) ? written : written.charAt(0).toUpperCase() + written.slice(1);
 }

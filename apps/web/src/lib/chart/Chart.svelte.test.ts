@@ -3,7 +3,7 @@ import { userEvent } from 'vitest/browser';
 import { render } from 'vitest-browser-svelte';
 import '../../app.css';
 import Chart, { type Line } from '#lib/chart/Chart.svelte';
-import { heatImage, stack, timeLabels, valueRange } from '#lib/chart/scale.ts';
+import { bridge, heatImage, paceOf, stack, timeLabels, valueAt, valueRange } from '#lib/chart/scale.ts';
 
 const start = Date.UTC(2026, 10, 21, 6);
 const times = Array.from({ length: 61 }, (_, index) => start + index * 1000);
@@ -189,4 +189,25 @@ test('a heat map has one pixel per step and row, none where there is no value', 
   );
   expect(width).toBe(4);
   expect([...pixels]).toEqual([10, 20, 0, 30, 0, 30, 0, 10]);
+});
+
+test('a source that is slower than the others is one line, and its holes are holes', async () => {
+  const slow = times.map((_, index) => (index % 2 === 0 && (index < 20 || index > 40) ? 50 : null));
+  expect(paceOf(slow)).toBe(2);
+  expect(paceOf(flat(1))).toBe(1);
+  expect(paceOf(flat(null))).toBe(1);
+  expect(bridge([1, null, 2, null, 3, null, null, null, null, 4], 'nothing')).toEqual([
+    ...[1, undefined, 2, undefined, 3],
+    ...[null, null, null, null, 4],
+  ]);
+  expect(bridge([1, null, 2, null, 3], 'before')).toEqual([1, 1, 2, 2, 3]);
+  // A value that is missing among others is a gap.
+  expect(bridge([1, 2, null, 4, 5], 'nothing')).toEqual([1, 2, null, 4, 5]);
+  expect([valueAt(slow, 3), valueAt(slow, 30)]).toEqual([50, null]);
+
+  const screen = await render(Chart, { ...base, lines: [line(slow)] });
+  await expect.poll(() => inked(screen.container).size).toBeGreaterThan(100);
+  const columns = [...inked(screen.container)].sort((a, b) => a - b);
+  const jumps = columns.slice(1).map((column, index) => column - (columns[index] as number));
+  expect(jumps.filter((jump) => jump > 5)).toHaveLength(1);
 });

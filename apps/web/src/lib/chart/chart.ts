@@ -1,6 +1,7 @@
 // uPlot behind four verbs: create, resize (by itself), update, destroy. It knows nothing of Svelte.
 import uPlot from 'uplot';
 import {
+  bridge,
   byteIncrements,
   heatImage,
   increments,
@@ -71,8 +72,9 @@ export class Plot {
 
   /** Draws these columns within this range of time. */
   update({ times, columns, from, to }: PlotData): void {
-    const { stacked } = this.#shape;
-    const drawn = stacked ? stack(columns, times.length).reverse() : columns;
+    const { stacked, heat } = this.#shape;
+    const paced = columns.map((column) => bridge(column, stacked || heat ? 'before' : 'nothing'));
+    const drawn = stacked ? stack(paced as (number | null)[][], times.length).reverse() : paced;
     this.#plot.batch(() => {
       this.#plot.setData([times, ...drawn] as unknown as uPlot.AlignedData, false);
       this.#plot.setScale('x', { min: from, max: to });
@@ -196,9 +198,13 @@ function lonely(plot: uPlot, seriesIndex: number, from: number, to: number): boo
   if (!column) return false;
   let count = 0;
   for (let index = from; index <= to; index++)
-    if (column[index] != null && column[index - 1] == null && column[index + 1] == null) count++;
+    if (column[index] != null && isGap(column, index - 1) && isGap(column, index + 1)) count++;
   return count > 0 && count <= 200 && count * 3 > to - from ? true : undefined;
 }
+
+/** Undefined is no gap: the line goes on over it. */
+const isGap = (column: ArrayLike<number | null | undefined>, index: number): boolean =>
+  index < 0 || index >= column.length || column[index] === null;
 
 function drawHeat(plot: uPlot, { labels, most, palette }: PlotShape): void {
   const { ctx, bbox, data } = plot;

@@ -131,3 +131,57 @@ export const zoneDate =
   (zone: Zone) =>
   (milliseconds: number): Date =>
     zone === 'utc' ? uPlot.tzDate(new Date(milliseconds), 'Etc/UTC') : new Date(milliseconds);
+
+/** How many steps it is from one value to the next as a rule: a source may be slower than the others of its host. */
+export function paceOf(values: readonly (number | null)[]): number {
+  const counts: number[] = [];
+  let before = -1;
+  let total = 0;
+  for (let index = 0; index < values.length; index++) {
+    if (values[index] === null) continue;
+    if (before >= 0) {
+      const distance = index - before;
+      counts[distance] = (counts[distance] ?? 0) + 1;
+      total++;
+    }
+    before = index;
+  }
+  // The median: a hole says nothing of the pace.
+  let seen = 0;
+  for (const [distance, count = 0] of counts.entries()) {
+    seen += count;
+    if (seen * 2 > total) return distance;
+  }
+  return 1;
+}
+
+/** The values with nothing to be drawn, not even a gap, where the pace leaves a step out; or with the value before. */
+export function bridge(
+  values: readonly (number | null)[],
+  filler: 'nothing' | 'before',
+): readonly (number | null | undefined)[] {
+  const pace = paceOf(values);
+  if (pace <= 1) return values;
+  const bridged: (number | null | undefined)[] = [...values];
+  const most = Math.ceil(pace * 1.5);
+  let before = -1;
+  for (let index = 0; index < values.length; index++) {
+    if (values[index] === null) continue;
+    if (before >= 0 && index - before <= most)
+      bridged.fill(filler === 'nothing' ? undefined : values[before], before + 1, index);
+    before = index;
+  }
+  return bridged;
+}
+
+/** The value at a step, or the one before that still holds by the pace. */
+export function valueAt(values: readonly (number | null)[], index: number): number | null {
+  const value = values[index] ?? null;
+  if (value !== null) return value;
+  const pace = paceOf(values);
+  for (let back = 1; back < pace; back++) {
+    const earlier = values[index - back] ?? null;
+    if (earlier !== null) return earlier;
+  }
+  return null;
+}

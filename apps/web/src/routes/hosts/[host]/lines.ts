@@ -36,15 +36,14 @@ export function linesOf(
   const labels = distinct(plan.fields.map((name) => words(name, unitOf(table, name))));
   const fields = plan.fields.map((name, index) => ({ name, label: labels[index] as string }));
   const first = keys[0] ?? '';
-  const others = known.length > 1 && known.some(({ columns }) => fields.some(({ name }) => filled(columns[name])));
   const all = known.flatMap((one, index) =>
     fields.flatMap((field, fieldIndex) => {
       const { columns } = one;
       if (chosen && !only.includes(plan.pick ? (one.labels[plan.pick] ?? '') : one.name)) return [];
       const values = columns[field.name];
       if (!values) return [];
-      // What has no value on this machine is no line, unless it is the only one.
-      if ((fields.length > 1 || others) && values.every((value) => value === null)) return [];
+      // What has no value on this machine is no line.
+      if (!filled(values)) return [];
       // What was chosen alone needs not be named in each line.
       const parts = keys.flatMap((key) => {
         const value = one.labels[key] ?? '';

@@ -152,9 +152,22 @@ export const sections: readonly SectionPlan[] = [
     tables: [processTable],
     charts: [
       plan('process_state', 'state', 'By state', ['processes_count'], { stacked: true }),
-      plan('process_class', 'rest', '', ['*']),
-      plan('process', 'cpu', 'CPU, of a core', ['cpu_percent'], { pick: 'pid' }),
-      plan('process', 'rest', '', ['*'], { pick: 'pid' }),
+      plan('process_class', 'count', 'By class', ['processes_count'], { stacked: true }),
+      plan('process_class', 'cpu', 'CPU by class, of a core', ['cpu_percent'], { stacked: true }),
+      plan('process_class', 'memory', 'Memory by class', ['resident_memory_bytes']),
+      plan('process_class', 'read', 'Read by class', ['read_bytes_per_second']),
+      plan('process_class', 'write', 'Written by class', ['write_bytes_per_second']),
+      plan('process', 'cpu', 'CPU, of a core', ['cpu_percent', 'cpu_user_percent', 'cpu_system_percent'], {
+        pick: 'pid',
+      }),
+      plan('process', 'memory', 'Memory', ['resident_memory_bytes', 'anonymous_memory_bytes', 'swap_bytes'], {
+        pick: 'pid',
+      }),
+      plan('process', 'io', 'Disk', ['read_bytes_per_second', 'write_bytes_per_second'], { pick: 'pid' }),
+      plan('process', 'threads', 'Threads and open files', ['threads_count', 'file_descriptors_count'], {
+        pick: 'pid',
+      }),
+      plan('process', 'faults', 'Waited for a page of a disk', ['major_faults_per_second'], { pick: 'pid' }),
     ],
     sources: [],
   },
