@@ -35,6 +35,25 @@ const virtual = `# started on Sat Nov 21 09:16:40 2026
      1.000955299;<not supported>;;instructions;0;100.00;;
 `;
 
+/** The same of other versions on the same machine: 5.10.223 of Debian 11, 6.12.107 of Debian 13, 7.2.13 of Debian unstable. */
+const versions = {
+  '5.10': `     0.500696177;1001.55;msec;cpu-clock;1001557545;100.00;2.003;CPUs utilized
+     0.500696177;4020;;context-switches;1001551825;100.00;0.004;M/sec
+     0.500696177;32047;;page-faults;1001546726;100.00;0.032;M/sec
+     0.500696177;<not supported>;;cycles;0;100.00;;
+`,
+  '6.12': `0.500536889;1001.46;msec;cpu-clock;1001471223;100.00;2.003;CPUs utilized
+0.500536889;2731;;context-switches;1001466035;100.00;2.727;K/sec
+0.500536889;22471;;page-faults;1001460262;100.00;22.438;K/sec
+0.500536889;<not supported>;;cycles;0;100.00;;
+`,
+  '7.2': `0.500571395;1003.39;msec;cpu-clock;1003415566;100.00;;
+0.500571395;5211;;context-switches;1003409765;100.00;;
+0.500571395;15528;;page-faults;1003402031;100.00;;
+0.500571395;<not supported>;;cycles;0;100.00;;
+`,
+};
+
 /**
  * A processor of two kinds of cores, by perf 6.5: from the message "New metricgroup output in perf stat default mode" of 15 June
  * 2023 on the kernel's mailing list, with the time of an interval before each line.
@@ -162,6 +181,16 @@ test('the kinds of cores are added up, and the least share of the time is shown'
   expect(row.cycles_per_second).toBeCloseTo((6766433 + 256500230) / 1.004244114, 3);
   expect(row.instructions_per_cycle_ratio).toBeCloseTo((4688595 + 37487490) / (6766433 + 256500230), 9);
   expect(row.running_percent).toBe(54);
+});
+
+test.each(Object.entries(versions))('perf %s', (_, text) => {
+  const [first] = lines(text);
+  const row = rowOf(text);
+  expect(row.interval_seconds).toBe(first?.at_s);
+  expect(row.cpu_clock_percent).toBeCloseTo(200, -1);
+  expect(row.page_faults_per_second).toBeGreaterThan(20_000);
+  expect(row.context_switches_per_second).toBeGreaterThan(5000);
+  expect(row).not.toHaveProperty('cycles_per_second');
 });
 
 test('an older perf', () => {

@@ -326,8 +326,8 @@ export function permission({ code, errors }: Pick<Answer, 'code' | 'errors'>, pa
   if (code === 0 || !/paranoid|permission|not permitted|access to performance/i.test(errors)) return undefined;
   const level = Number(paranoid.trim() || Number.NaN);
   const change =
-    'give the agent the capability CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8; a container needs a seccomp profile that allows ' +
-    'perf_event_open besides)';
+    'give the agent the capability CAP_PERFMON as an ambient one (AmbientCapabilities of systemd; CAP_SYS_ADMIN before Linux ' +
+    '5.8; a container needs a seccomp profile that allows perf_event_open besides)';
   if (!(level >= 1))
     return `the kernel does not permit to count events, by a security module or a container's rules: ${change}`;
   const means =
