@@ -1,6 +1,7 @@
-import { closeSync, openSync, readdirSync, readSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CgroupMounts } from '#cgroup.ts';
+import { readOnce } from '#files.ts';
 import { cgroupDescriptorsMax } from '#limits.ts';
 
 // What the kernel counts of a cgroup, read from its files into an array of numbers. Hundreds of cgroups are read in every
@@ -192,10 +193,17 @@ const netDev: Parse = (into, end) => {
   }
 };
 
-/** Which block devices are made of others, whose traffic is counted at those, too. */
+/** Which block devices are made of others, whose traffic is counted at those, too; and whether any is counted. */
 export class BlockDevices {
   readonly #folder: string;
   readonly #isStacked = new Map<number, boolean>();
+  /** Version 1: files of the root of its hierarchy, one of which has a line for each device that is counted. */
+  #rootFiles: readonly string[] = [];
+  /**
+   * Since Linux 6.10 version 1 begins to count a device when a limit is set on it for the first time, and an empty file means
+   * nothing.
+   */
+  isCounting = true;
 
   constructor(sys: string) {
     this.#folder = join(sys, 'dev/block');
@@ -204,6 +212,15 @@ export class BlockDevices {
   /** What may have changed is looked at again: numbers are used again for other devices. */
   forget(): void {
     this.#isStacked.clear();
+    this.isCounting = this.#rootFiles.length === 0 || this.#rootFiles.some(hasDevice);
+  }
+
+  /** Which of these names of counters in version 1 devices are counted under: those of throttling, else those of the scheduler BFQ. */
+  namesIn(root: string, names: readonly string[]): readonly string[] {
+    this.#rootFiles = names.map((name) => join(root, name)).filter((file) => existsSync(file));
+    this.forget();
+    const counting = names.filter((name) => hasDevice(join(root, name)));
+    return counting.length > 0 ? counting : names;
   }
 
   /** Device mapper and RAID devices, which have slaves; loop devices, whose traffic is that of their file. */
@@ -224,12 +241,15 @@ export class BlockDevices {
 }
 const loopMajor = 7;
 
+const hasDevice = (file: string): boolean => /^\d/.test(readOnce(file));
+
 /** `8:0 Read 4096`, and the same for Write, Sync, Async, Discard, Total of each device; at the end `Total 4096`. */
 const blkio =
   (devices: BlockDevices, read: number, write: number): Parse =>
   (into, end) => {
-    into[read] = 0;
-    into[write] = 0;
+    const nothing = isDigit(buffer[begin]!) || devices.isCounting ? 0 : Number.NaN;
+    into[read] = nothing;
+    into[write] = nothing;
     for (let position = begin; position < end; position++) {
       const major = numberAt(position, end);
       const minor = numberAt(numberEnd + 1, end);
@@ -357,7 +377,11 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
   const io = v1.get('blkio');
   if (io !== undefined) {
     // The counters of throttling see everything; those without "recursive" (before Linux 5.6) are of the cgroup alone.
-    const named = (what: string) => [`blkio.throttle.${what}_recursive`, `blkio.throttle.${what}`];
+    const named = (what: string) =>
+      devices.namesIn(
+        io,
+        ['throttle', 'bfq'].flatMap((by) => [`blkio.${by}.${what}_recursive`, `blkio.${by}.${what}`]),
+      );
     add(io, named('io_service_bytes'), blkio(devices, at.readBytes, at.writeBytes), [at.readBytes, at.writeBytes]);
     add(io, named('io_serviced'), blkio(devices, at.reads, at.writes), [at.reads, at.writes]);
   } else if (v2 !== '') add(v2, 'io.stat', ioStat(devices), range(at.readBytes, at.writes));

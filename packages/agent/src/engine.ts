@@ -46,3 +46,12 @@ export interface Engines {
   limitations(): readonly string[];
   close(): void;
 }
+
+/** Of a host that has none. */
+export const noEngines: Engines = {
+  open: async () => {},
+  containers: new Map(),
+  onChange() {},
+  limitations: () => [],
+  close() {},
+};

@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Tables } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
-import type { EngineChange, EngineContainer, Engines } from '#engine.ts';
+import { type EngineChange, type EngineContainer, type Engines, noEngines } from '#engine.ts';
 import { type Source, Unavailable } from '#source.ts';
 import { container } from '#sources/container.ts';
 import { defaultSettings, expectContract, type Row, rows, SteppedTree, unfilledColumns } from '#sources/testing.ts';
@@ -81,7 +81,7 @@ const kubernetes =
 
 test('a container of Kubernetes in version 1', async () => {
   using tree = captured('kubernetes-v1');
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   expect(await sampled(source)).toMatchObject({
     '1d3d308a7d48': {
@@ -131,7 +131,7 @@ test('a container of Kubernetes in version 1', async () => {
 test('a container of Docker in version 1, older than the recursive counters; devices that others are made of count once', async () => {
   using tree = captured('docker-v1');
   const id = 'b29faf21b7ef';
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   // The loop device does not count, the two of the device mapper do while nothing is known below them.
   expect((await sampled(source))[id]).toMatchObject({
@@ -145,17 +145,35 @@ test('a container of Docker in version 1, older than the recursive counters; dev
   });
   await source.close();
   tree.write('sys/dev/block/253:1/slaves/vda', '').write('sys/dev/block/253:0/dev', '');
-  const again = container(tree.context);
+  const again = container(tree.context, noEngines);
   await again.open();
   expect((await sampled(again))[id]).toMatchObject({ read_bytes_total: 4608, write_bytes_total: 0 });
   await again.close();
+});
+
+test('block I/O of version 1 that the kernel does not count is absent, not zero, and comes when it does', async () => {
+  using tree = captured('docker-v1');
+  const folder = 'sys/fs/cgroup/blkio';
+  const own = `${folder}/docker/b29faf21b7eff959f64b4192c34d5d67a707fe8561e9eaa608cb27693fba4242`;
+  for (const file of ['blkio.throttle.io_service_bytes', 'blkio.throttle.io_serviced'])
+    tree.write(`${folder}/${file}`, 'Total 0\n').write(`${own}/${file}`, 'Total 0\n');
+  const source = container(tree.context, noEngines);
+  await source.open();
+  expect((await sampled(source)).b29faf21b7ef).not.toHaveProperty('read_bytes_total');
+  expect(source.limitations?.()).toEqual([expect.stringMatching(/only when a limit was set on a device/)]);
+  for (const file of ['blkio.throttle.io_service_bytes', 'blkio.throttle.io_serviced'])
+    tree.write(`${folder}/${file}`, '8:0 Read 4096\n8:0 Write 0\nTotal 4096\n');
+  tree.context.clock.advance(31);
+  expect((await sampled(source)).b29faf21b7ef).toMatchObject({ read_bytes_total: 0, write_operations_total: 0 });
+  expect(source.limitations?.()).toEqual([]);
+  await source.close();
 });
 
 test('a container of Docker in version 2', async () => {
   using tree = captured('docker-v2');
   const id = '1c8fa019edd4';
   const folder = `sys/fs/cgroup/system.slice/docker-${id}b9d4b2856f4932c55929c5c118c808ed5faee9a135ca6e84b039.scope`;
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   const first = (await sampled(source))[id];
   expect(first).toMatchObject({
@@ -205,7 +223,7 @@ test('a container of Docker in version 2', async () => {
 
 test('a container of CRI-O on a large machine: limits, peak, swap', async () => {
   using tree = captured('crio-v2');
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   expect((await sampled(source)).dddddddddddd).toMatchObject({
     engine: 'cri-o',
@@ -224,7 +242,7 @@ test('a container of CRI-O on a large machine: limits, peak, swap', async () => 
 
 test('a hybrid system: what the files of both versions have, and absent what neither has', async () => {
   using tree = captured('hybrid');
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   const row = (await sampled(source)).cccccccccccc;
   expect(row).toMatchObject({ engine: 'docker', memory_anonymous_bytes: 8404992, oom_kills_total: 0 });
@@ -276,7 +294,7 @@ function start(tree: SteppedTree, digit: string, usage_s: number): void {
 
 test('a container that lives shorter than a tick leaves its totals, its rates over the tick, its start and its end', async () => {
   using tree = empty();
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   expect(await sampled(source)).toEqual({});
   tree.context.clock.advance(1);
@@ -308,7 +326,7 @@ test('a container that lives shorter than a tick leaves its totals, its rates ov
 
 test('one that is started again within a tick has one row, with the rates of both lives', async () => {
   using tree = empty();
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   await sampled(source);
   start(tree, 'a', 0.5);
@@ -333,7 +351,7 @@ test('one that is started again within a tick has one row, with the rates of bot
 
 test('a folder that nobody told of is found by looking, in one that came later, too; others are left alone', async () => {
   using tree = empty();
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   await sampled(source);
   const pod = 'sys/fs/cgroup/kubepods.slice/kubepods-pod7a96c459_d529_44ae_9f99_90d3798d6426.slice';
@@ -519,7 +537,7 @@ test("networks: a container's own, without loopback; the host's never; a shared 
     tree.write(`${scopeOf(digit)}${digit === 'd' ? '/init.scope' : ''}/cgroup.procs`, `${pid}\n99\n`);
     process_(tree, pid, namespace, 1000);
   }
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   const before = await sampled(source);
   expect(before[shortOf('a')]).toMatchObject({ receive_bytes_total: 2000, transmit_bytes_total: 1200 });
@@ -551,12 +569,12 @@ test("networks: a container's own, without loopback; the host's never; a shared 
 
 test('with few files that may be open the numbers are the same', async () => {
   using tree = captured('crio-v2');
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   const many = await sampled(source);
   await source.close();
   tree.write('proc/self/limits', 'Max open files            6                 6                files\n');
-  const narrow = container(tree.context);
+  const narrow = container(tree.context, noEngines);
   await narrow.open();
   expect(await sampled(narrow)).toEqual(many);
   await narrow.close();
@@ -564,10 +582,10 @@ test('with few files that may be open the numbers are the same', async () => {
 
 test('without cgroups it is unavailable, with what would help; a part of them is a limitation', async () => {
   using tree = new SteppedTree();
-  await expect(async () => container(tree.context).open()).rejects.toThrow(Unavailable);
-  await expect(async () => container(tree.context).open()).rejects.toThrow(/cgroupns=host/);
+  await expect(async () => container(tree.context, noEngines).open()).rejects.toThrow(Unavailable);
+  await expect(async () => container(tree.context, noEngines).open()).rejects.toThrow(/cgroupns=host/);
   using part = empty().write('proc/self/mountinfo', '30 24 0:27 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n');
-  const source = container(part.context);
+  const source = container(part.context, noEngines);
   await source.open();
   expect(source.limitations?.()).toEqual([expect.stringMatching(/Only the cgroups below its own/)]);
   await source.close();
@@ -583,7 +601,7 @@ test('200 busy containers are read in a tick, those that are left wait for their
     tree.write(`${crio}/docker-${id}.scope/cpu.stat`, cpuOf(1)).write(`${crio}/docker-${id}.scope/io.stat`, io(0));
     tree.write(`${crio}/docker-${id}.scope/memory.current`, '1000\n');
   }
-  const source = container(tree.context);
+  const source = container(tree.context, noEngines);
   await source.open();
   await sampled(source);
   const read = new Map<string, number>();

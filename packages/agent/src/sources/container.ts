@@ -84,7 +84,6 @@ class ContainerSource implements Source {
   #hostNetwork = '';
   #networkForbidden = false;
   #hasTooMany = false;
-  #isListening = false;
   #lastTick_ms = Number.NaN;
   #forgetDevicesAt_ms = 0;
   /** Whose turn it is. */
@@ -119,8 +118,6 @@ class ContainerSource implements Source {
       gone: (path) => this.#gone(path),
     });
     this.#folders.open(clock.monotonic_ms());
-    if (this.#isListening) return;
-    this.#isListening = true;
     this.#engines.onChange((change) => this.#changed(change));
     await this.#engines.open();
   }
@@ -162,6 +159,11 @@ class ContainerSource implements Source {
       sentences.push(
         "The containers' networks can't be told apart: run the agent as root, or give it the capability CAP_SYS_PTRACE.",
       );
+    if (!this.#devices.isCounting)
+      sentences.push(
+        'This kernel counts block I/O of cgroups of version 1 only when a limit was set on a device once: boot with version 2 ' +
+          '(systemd.unified_cgroup_hierarchy=1), or set one, as docker run --device-write-bps does.',
+      );
     if (this.#hasTooMany) sentences.push(`There are more than ${containersMax} containers: the rest is left out.`);
     return sentences;
   }
@@ -170,7 +172,6 @@ class ContainerSource implements Source {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#engines.close();
-    this.#isListening = false;
     this.#folders?.close();
     this.#folders = undefined;
     for (const tracked of this.#tracked.values()) this.#release(tracked);
@@ -564,7 +565,7 @@ class ContainerSource implements Source {
     const stopped: EngineContainer[] = [];
     for (const [id, told] of this.#engines.containers)
       if (!this.#tracked.has(id) && !this.#ended.has(id)) stopped.push(told);
-    if (stopped.length > stoppedContainersMax) stopped.sort((a, b) => b.finishedAt_us - a.finishedAt_us);
+    if (stopped.length > stoppedContainersMax) stopped.sort((a, b) => (b.finishedAt_us || 0) - (a.finishedAt_us || 0));
     for (const told of stopped.slice(0, stoppedContainersMax))
       pushRow(table, { id: told.id.slice(0, 12), engine: told.engine, podUid: '' }, told, this.#labels, Number.NaN);
   }
