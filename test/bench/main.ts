@@ -3,17 +3,19 @@
 import { parseArgs } from 'node:util';
 import { build } from '@fleetreel/deploy/build';
 import { thisMachine } from '@fleetreel/deploy/local/obtain';
-import { type AgentRun, cost, machine, memory, runAgent, size } from './agent.ts';
+import { cost, machine, memory, runAgent, size } from './agent.ts';
 import { type Figure, table } from './figure.ts';
 import { fleet } from './fleet.ts';
 import { freshness } from './freshness.ts';
 import { ingest } from './ingest.ts';
+import { llmProxy } from './llm_proxy.ts';
 
-const figures = ['p1', 'p2', 'p3', 'p4', 'p5', 'p6'] as const;
+const figures = ['p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'l1'] as const;
 
 const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
 
-Figures (all by default): p1 agent CPU, p2 agent memory, p3 size of a frame, p4 ingest, p5 decode, p6 freshness
+Figures (all by default): p1 agent CPU, p2 agent memory, p3 size of a frame, p4 ingest, p5 decode, p6 freshness,
+         l1 what llm-proxy adds to the time to the first token
 
   --seconds N   time over which the agent is measured (60; the figure asks for 300)
   --hosts N     hosts of the log that is ingested (100)
@@ -61,22 +63,27 @@ async function main(): Promise<void> {
   await build(thisMachine());
   say(machine());
   const found: Figure[] = [];
+  if (wanted('l1')) {
+    say('The proxy of language models is asked ...');
+    found.push(...(await llmProxy()));
+  }
   // Everything begins with real frames of this machine; for the rest half a minute of them is enough.
   const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 30);
-  say(`The agent runs for ${agentSeconds} s ...`);
-  const run: AgentRun = await runAgent(agentSeconds);
-  if (wanted('p1')) {
+  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6');
+  if (needsAgent) say(`The agent runs for ${agentSeconds} s ...`);
+  const run = needsAgent ? await runAgent(agentSeconds) : undefined;
+  if (run && wanted('p1')) {
     say('node_exporter is scraped ...');
     found.push(...(await cost(run, seconds)));
   }
-  if (wanted('p2')) found.push(...(await memory(run)));
-  if (wanted('p3')) found.push(...size(run));
-  if (wanted('p3', 'p4', 'p5')) {
+  if (run && wanted('p2')) found.push(...(await memory(run)));
+  if (run && wanted('p3')) found.push(...size(run));
+  if (run && wanted('p3', 'p4', 'p5')) {
     say(`${hosts * ticks} frames go through the log into the store ...`);
     const all = await ingest(fleet(run.frames, hosts, ticks));
     found.push(...all.filter(({ id }) => wanted(id.toLowerCase())));
   }
-  if (wanted('p6')) {
+  if (run && wanted('p6')) {
     say(`The freshness of ${groups.join(', ')} hosts is watched ...`);
     found.push(...(await freshness(run.frames, groups, watch)));
   }
