@@ -108,7 +108,10 @@ test('events that this perf does not know are left out, and named', async () => 
     unsupported: [],
     unknown: ['no-such-event', 'nor;this'],
   });
+  const more = await countable('perf', [...perfEvents, 'no-such-event'], '2');
+  expect(more.unknown).toEqual(['no-such-event']);
   const all = await countable('perf', perfEvents, '2');
+  expect(more).toEqual({ ...all, unknown: ['no-such-event'] });
   expect([...all.supported, ...all.unsupported].sort()).toEqual([...perfEvents].sort());
   expect(all.supported).toEqual(expect.arrayContaining(['cpu-clock', 'context-switches', 'minor-faults']));
   await expect(countable('perf', ['no-such-event'], '2')).rejects.toThrow(/^perf can't count here: event syntax error/);
@@ -122,11 +125,11 @@ test('a script that looks for a version that is not there is passed over, as is 
   tree.write('broken', 'no program');
   for (const name of ['perf', 'other', 'broken']) chmodSync(tree.path(name), 0o755);
   const bad = ['perf', 'other', 'broken', 'missing'].map((name) => tree.path(name));
-  const source = perf(systemContext(), 1000, [...bad, ...perfPrograms('/usr')]);
+  const source = perf(systemContext(), 1000, () => [...bad, ...perfPrograms('/usr')]);
   await source.open();
   expect(source.pid).toBeGreaterThan(0);
   await source.close();
-  const none = perf(systemContext(), 1000, bad);
+  const none = perf(systemContext(), 1000, () => bad);
   await expect(async () => none.open()).rejects.toThrow(Unavailable);
   await expect(async () => none.open()).rejects.toThrow(/there is no perf here: install linux-perf \(Debian\)/);
   await none.close();
@@ -138,7 +141,7 @@ test('a perf that does not answer is passed over after a while, though what it s
   using tree = new SteppedTree();
   tree.write('perf', '#!/bin/sh\nsleep 9\n');
   chmodSync(tree.path('perf'), 0o755);
-  const source = perf(systemContext(), 1000, [tree.path('perf'), ...perfPrograms('/usr')]);
+  const source = perf(systemContext(), 1000, () => [tree.path('perf'), ...perfPrograms('/usr')]);
   const began_ms = systemClock.monotonic_ms();
   await source.open();
   expect(systemClock.monotonic_ms() - began_ms).toBeGreaterThan(perfAnswerMilliseconds - 100);

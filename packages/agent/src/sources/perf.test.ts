@@ -308,16 +308,16 @@ test('perf is looked for where distributions keep the versions of it, newest fir
   using tree = new SteppedTree();
   for (const path of ['bin/perf_5.9', 'bin/perf_5.10', 'bin/perf_event', 'bin/perf', 'lib/linux-tools-5.15.0-91/perf'])
     tree.write(`usr/${path}`, '');
-  tree.write('usr/lib/linux-tools/6.8.0-31-generic/perf', '');
+  tree.write('usr/lib/linux-tools/6.8.0-31-generic/perf', '').write('usr/lib/linux-tools/5.15.0-1-generic/none', '');
   const usr = tree.path('usr');
-  expect(perfPrograms(usr)).toEqual([
-    'perf',
+  expect(perfPrograms(usr, `${tree.path('nowhere')}:${usr}/bin`)).toEqual([
+    `${usr}/bin/perf`,
     `${usr}/bin/perf_5.10`,
     `${usr}/bin/perf_5.9`,
     `${usr}/lib/linux-tools-5.15.0-91/perf`,
     `${usr}/lib/linux-tools/6.8.0-31-generic/perf`,
   ]);
-  expect(perfPrograms(tree.path('nowhere'))).toEqual(['perf']);
+  expect(perfPrograms(tree.path('nowhere'), '')).toEqual([]);
 });
 
 test('a kernel without events makes it unavailable', async () => {

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Perf, Tables } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
@@ -202,8 +202,10 @@ export function perfRow({ seconds, sums, running_percent }: Counted): Perf {
   });
 }
 
+const searchPath = (): string => process.env.PATH || '/usr/bin:/bin';
+
 /** Its own language and no settings of a user: what it writes is read by a program. */
-const environment = () => ({ PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 'C', PERF_CONFIG: '/dev/null' });
+const environment = () => ({ PATH: searchPath(), LC_ALL: 'C', PERF_CONFIG: '/dev/null' });
 
 type Answer = { code: number | null; output: string; errors: string };
 
@@ -239,25 +241,26 @@ function ask(program: string, args: readonly string[]): Promise<Answer> {
 }
 
 /**
- * Where perf may be, best first. What is called perf may be a script that looks for the version of the running kernel only, while
- * any other works as well: Debian keeps them as perf_<version> and Ubuntu in a folder for each.
+ * Where a perf is, best first. What is called perf may be a script that looks for the version of the running kernel only, while any
+ * other works as well: Debian kept them as perf_<version> until 11, Ubuntu has a folder for each.
  */
-export function perfPrograms(usr: string): string[] {
+export function perfPrograms(usr: string, path = searchPath()): string[] {
   const inside = (folder: string, pattern: RegExp): string[] => {
     try {
       return readdirSync(folder)
         .filter((name) => pattern.test(name))
-        .sort((a, b) => b.localeCompare(a, 'en', { numeric: true }));
+        .sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))
+        .map((name) => join(folder, name));
     } catch {
       return [];
     }
   };
   return [
-    'perf',
-    ...inside(join(usr, 'bin'), /^perf_\d/).map((name) => join(usr, 'bin', name)),
-    ...inside(join(usr, 'lib'), /^linux-tools-\d/).map((name) => join(usr, 'lib', name, 'perf')),
-    ...inside(join(usr, 'lib/linux-tools'), /^\d/).map((name) => join(usr, 'lib/linux-tools', name, 'perf')),
-  ];
+    ...path.split(':').map((folder) => join(folder, 'perf')),
+    ...inside(join(usr, 'bin'), /^perf_\d/),
+    ...inside(join(usr, 'lib'), /^linux-tools-\d/).map((folder) => join(folder, 'perf')),
+    ...inside(join(usr, 'lib/linux-tools'), /^\d/).map((folder) => join(folder, 'perf')),
+  ].filter((program) => existsSync(program));
 }
 
 /** The first that works. @throws Unavailable */
@@ -306,7 +309,8 @@ export async function countable(program: string, events: readonly string[], para
   }
   const taken: string[] = [];
   for (const event of events) {
-    const { code } = await ask(program, [...stat(event), '--', 'true']);
+    // Since 7.0 it fails when there is nothing at all that it can count.
+    const { code } = await ask(program, [...stat(`cpu-clock,${event}`), '--', 'true']);
     if (code === 0) taken.push(event);
   }
   if (taken.length === 0 || taken.length === events.length)
@@ -417,7 +421,7 @@ class Counting {
 export function perf(
   { roots, clock }: Context,
   interval_ms = perfIntervalMilliseconds,
-  programs = perfPrograms('/usr'),
+  programs = () => perfPrograms('/usr'),
 ): Source & { readonly pid: number | undefined } {
   let counting: Counting | undefined;
   let can: Countable | undefined;
@@ -436,7 +440,7 @@ export function perf(
       const paranoid = readOnce(join(roots.proc, 'sys/kernel/perf_event_paranoid'));
       if (paranoid === '')
         throw new Unavailable('this kernel counts no events (it was built without CONFIG_PERF_EVENTS)');
-      const program = await findPerf(programs);
+      const program = await findPerf(programs());
       can = await countable(program, perfEvents, paranoid);
       const flat = eventList(can.supported, false);
       events = await takenList(program, can);
