@@ -510,7 +510,7 @@ export class CgroupFiles {
       if (this.#open[index] === isMissing && index !== network) this.#open[index] = notOpen;
   }
 
-  /** Reads a file into `now`; false when it is missing. @throws the system's error: ENODEV when the cgroup is gone */
+  /** Reads a file into `now`; false when it is missing. @throws the system's error ENODEV when the cgroup is gone */
   read(index: number): boolean {
     let descriptor = this.#open[index]!;
     if (descriptor === isMissing) return false;
@@ -530,9 +530,8 @@ export class CgroupFiles {
       file.parse(this.now, begin + readWhole(descriptor, isNetwork));
       return true;
     } catch (error) {
-      // Pressure is switched off, or the process has left: the cgroup may still be there.
-      const { code } = error as NodeJS.ErrnoException;
-      if (!isNetwork && code !== 'EOPNOTSUPP' && code !== 'EINVAL') throw error;
+      if (!isNetwork && (error as NodeJS.ErrnoException).code === 'ENODEV') throw error;
+      // Pressure is switched off, or the process whose network it was has left: the cgroup is still there.
       if (isKept) this.#closeFile(index);
       this.#open[index] = isMissing;
       if (isNetwork) this.#networkFile = '';

@@ -329,6 +329,21 @@ test('containers that come and go at any moment never break a sample, and none s
   expect(left.filter((id) => boxes.some(({ short }) => short === id))).toEqual([]);
 });
 
+test('a cgroup that is made again at once, under the same name, is another one', async () => {
+  const { source, row } = await opened();
+  await source.sample();
+  const again = box();
+  again.run(busy);
+  await pause(200);
+  expect(Number((await row(again))?.cpu_seconds_total)).toBeGreaterThan(0.02);
+  await again.remove();
+  // Nobody is told before this is done: the event loop has no turn in between.
+  makeFolder(again.path);
+  const seen = await row(again);
+  expect(seen?.cpu_seconds_total).toBe(0);
+  expect(seen?.state).not.toBe('exited');
+});
+
 test('an ordinary user sees the numbers, and what is missing is said with what would change it', async () => {
   const seen = box();
   seen.run('sleep 60', ['unshare', '--net']);

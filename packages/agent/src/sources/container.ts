@@ -252,6 +252,7 @@ class ContainerSource implements Source {
     tracked.endedAt_us = clock.now_us();
     tracked.endedAt_ms = clock.monotonic_ms();
     tracked.told = this.#told(tracked);
+    this.#tellOomKills(tracked, tracked.endedAt_ms);
     this.#tracked.delete(tracked.id);
     this.#byPath.delete(path);
     this.#young.delete(tracked);
@@ -348,17 +349,19 @@ class ContainerSource implements Source {
     return cost;
   }
 
+  /** Its cgroup is gone, and nobody told; another may be there under the same name, as after a quick restart. */
   #lost(tracked: Tracked): void {
-    this.#folders?.remove(tracked.files.path);
-    // It may not have come by a folder.
-    this.#gone(tracked.files.path);
+    const { path } = tracked.files;
+    this.#folders?.remove(path);
+    this.#folders?.add(path);
   }
 
   /** Reads everything now, for the case that there is no later. */
   #readBetween(tracked: Tracked, now_ms: number): void {
     if (tracked.round++ % limitRounds === 0) tracked.files.readLimits();
     if (now_ms >= tracked.networkDue_ms) this.#findNetwork(tracked, now_ms);
-    tracked.files.readAll();
+    if (tracked.files.readAll()) this.#tellOomKills(tracked, now_ms);
+    else this.#lost(tracked);
   }
 
   /** Reads a new container now and again and again until it is no longer new. */
