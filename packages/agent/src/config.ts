@@ -1,5 +1,6 @@
 import { namePattern } from '@fleetreel/proto';
-import { Duration, milliseconds, type Program, SettingsError } from '@fleetreel/proto/settings';
+import { milliseconds } from '@fleetreel/proto/duration';
+import { Duration, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
 import { intervalMilliseconds } from '#limits.ts';
 import { name, version } from '#program.ts';

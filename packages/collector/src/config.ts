@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
-import { Duration, milliseconds, type Program, SettingsError } from '@fleetreel/proto/settings';
+import { milliseconds } from '@fleetreel/proto/duration';
+import { Duration, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
 import manifest from '../package.json' with { type: 'json' };
 

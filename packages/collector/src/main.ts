@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // The collector's command line: builds the rooms in the order of the data path and stops them in reverse. The only
 // file that touches arguments, environment, exit code and signals.
-import { milliseconds, readSettings, SettingsError } from '@fleetreel/proto/settings';
+import { milliseconds } from '@fleetreel/proto/duration';
+import { readSettings, SettingsError } from '@fleetreel/proto/settings';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { checkSettings, program, rawDays, type Settings } from '#config.ts';

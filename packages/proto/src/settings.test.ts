@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Type from 'typebox';
 import { expect, test } from 'vitest';
-import { Duration, durationMilliseconds, help, nearest, type Program, readSettings, reference } from '#settings.ts';
+import { durationMilliseconds } from '#duration.ts';
+import { Duration, help, nearest, type Program, readSettings, reference } from '#settings.ts';
 
 const settings = Type.Object({
   interval: Duration('5s', { description: 'Time between two samples' }),

@@ -5,6 +5,7 @@ import { closest, distance } from 'fastest-levenshtein';
 import Type, { type Static, type TObject, type TSchema } from 'typebox';
 import Value from 'typebox/value';
 import { isNode, LineCounter, parseDocument } from 'yaml';
+import { durationPattern } from '#duration.ts';
 
 /** What a program is called, can do and can be told. */
 export type Program<S extends TObject> = {
@@ -34,9 +35,6 @@ export class SettingsError extends Error {
   readonly exitCode = 2;
 }
 
-const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
-const durationPattern = '^(?:\\d+(?:\\.\\d+)?(?:ms|s|m|h|d))+$';
-
 type LeafOptions = { description: string; expects?: string; secret?: boolean; examples?: unknown[] };
 
 /** A setting that is a length of time: `500ms`, `5s`, `1h30m`, `72h`. */
@@ -47,22 +45,6 @@ export const Duration = (fallback: string, options: LeafOptions) =>
     expects: 'a duration such as 5s, 10m, 72h or 30d',
     ...options,
   });
-
-/** Milliseconds of a duration such as `5s` or `1h30m`; undefined where it is none. */
-export function durationMilliseconds(text: string): number | undefined {
-  if (!new RegExp(durationPattern).test(text)) return undefined;
-  let sum = 0;
-  for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g))
-    sum += Number(number) * units[unit as keyof typeof units];
-  return sum;
-}
-
-/** Milliseconds of a duration that the schema has already checked. */
-export function milliseconds(text: string): number {
-  const value = durationMilliseconds(text);
-  if (value === undefined) throw new RangeError(`"${text}" is no duration`);
-  return value;
-}
 
 /** The candidate that is most like the text, or undefined when none is like it at all. */
 export function nearest(text: string, candidates: readonly string[]): string | undefined {

@@ -1,5 +1,5 @@
 import type { LlmModel, LlmServer, Tables } from '@fleetreel/proto';
-import { milliseconds } from '@fleetreel/proto/settings';
+import { milliseconds } from '@fleetreel/proto/duration';
 import { emptyTable } from '#columns.ts';
 import {
   llmDiscoverMilliseconds,

@@ -1,5 +1,5 @@
 import { catalog } from '@fleetreel/proto';
-import { durationMilliseconds } from '@fleetreel/proto/settings';
+import { durationMilliseconds } from '@fleetreel/proto/duration';
 import { Collector } from '#client.ts';
 import { type Command, fieldFlag, hostFlag, type Invocation, labelFlag, labelsOf, UsageError } from '#command.ts';
 import { columnsOf, show, whole } from '#rows.ts';

@@ -1,6 +1,7 @@
 // Times, ranges and steps as people write them.
+
+import { durationMilliseconds } from '@fleetreel/proto/duration';
 import { ApiError, clip } from '@fleetreel/proto/errors';
-import { durationMilliseconds } from '@fleetreel/proto/settings';
 
 /** A range of time: UTC, milliseconds since 1970, `to` exclusive. */
 export type Range = { from: number; to: number };
