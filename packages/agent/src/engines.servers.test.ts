@@ -86,7 +86,7 @@ describe.each([
     const { startedAt_us = 0, finishedAt_us = 0 } = known(ended) ?? {};
     expect(finishedAt_us).toBeGreaterThanOrEqual(startedAt_us);
     expect(changes).toEqual([]);
-    await engine.command('rm', '--force', running, ended);
+    await engine.remove(running, ended);
   });
 
   test('a container of a moment has its start, its end and its exit code', async () => {
@@ -134,7 +134,7 @@ describe.each([
     await vi.waitFor(() => expect(known(id)?.pid).toBeGreaterThan(0), patience);
     expect(known(id)).toMatchObject({ state: 'running', name: second, exitCode: Number.NaN });
     expect(known(id)?.startedAt_us).toBeGreaterThan(before);
-    await engine.command('rm', '--force', second);
+    await engine.remove(second);
     await toldOf(id, 'destroy');
     const told = actionsOf(id).filter((action) => action !== 'kill' && action !== 'restart');
     expect(told).toEqual(['start', 'rename', 'pause', 'unpause', 'die', 'start', 'die', 'start', 'die', 'destroy']);
@@ -151,7 +151,7 @@ describe.each([
       await toldOf(id, 'oom');
       await vi.waitFor(() => expect(known(id)).toMatchObject({ isOomKilled: true, state: 'exited' }), patience);
     }
-    await engine.command('rm', '--force', id);
+    await engine.remove(id);
   });
 
   test('what happened while the connection was broken is told afterwards', async () => {
@@ -177,7 +177,7 @@ describe.each([
     const later = await engine.run([...isolated, '--rm'], 'true');
     await toldOf(later, 'destroy');
     expect(actionsOf(later)).toEqual(['start', 'die', 'destroy']);
-    await engine.command('rm', '--force', stays, ends);
+    await engine.remove(stays, ends);
   });
 
   test('fifty short containers, each told of once', async () => {

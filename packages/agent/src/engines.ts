@@ -417,7 +417,7 @@ class Connection {
     const told = this.#own(container.id);
     if (told) Object.assign(told, { isRunning: false, end_us: time_us });
     const ended = { ...container, state: 'exited', exitCode, pid: 0, finishedAt_us: time_us };
-    if (container.isOomKilled) this.#tellOom(ended, time_us);
+    if (container.isOomKilled && told && Number.isNaN(told.oom_us)) this.#tellOom(ended, time_us);
     this.#tell('die', ended, time_us);
   }
 

@@ -50,7 +50,6 @@ type Tracked = {
   endedAt_us: number;
   endedAt_ms: number;
   oomKills: number;
-  oomToldAt_ms: number;
 };
 
 /** Limits, and what changes only with them, are read at every so many readings of the rest. */
@@ -74,6 +73,8 @@ class ContainerSource implements Source {
   /** Those that have ended since the last tick, by id. */
   readonly #ended = new Map<string, Tracked>();
   readonly #young = new Set<Tracked>();
+  /** When it was told last that memory had run out in a container, by id: the kernel and the engine both tell. */
+  readonly #oomToldAt_ms = new Map<string, number>();
   /** Who reads a network namespace. */
   readonly #networks = new Map<string, Tracked>();
   readonly #devices: BlockDevices;
@@ -179,6 +180,7 @@ class ContainerSource implements Source {
     this.#byPath.clear();
     this.#ended.clear();
     this.#young.clear();
+    this.#oomToldAt_ms.clear();
     this.#networks.clear();
     this.#lastTick_ms = Number.NaN;
   }
@@ -216,7 +218,6 @@ class ContainerSource implements Source {
       endedAt_us: Number.NaN,
       endedAt_ms: Number.NaN,
       oomKills: isNew ? 0 : Number.NaN,
-      oomToldAt_ms: Number.NEGATIVE_INFINITY,
     };
     this.#tracked.set(id, tracked);
     this.#byPath.set(path, tracked);
@@ -487,12 +488,21 @@ class ContainerSource implements Source {
     });
   }
 
+  /** The kernel counts the processes that it killed, the engine tells of it, maybe only after the container's end: it is one. */
+  #isNewOom(id: string, now_ms: number): boolean {
+    const before_ms = this.#oomToldAt_ms.get(id) ?? Number.NEGATIVE_INFINITY;
+    if (now_ms - before_ms < sameHappeningMilliseconds) return false;
+    for (const [old, at_ms] of this.#oomToldAt_ms)
+      if (now_ms - at_ms >= sameHappeningMilliseconds) this.#oomToldAt_ms.delete(old);
+    this.#oomToldAt_ms.set(id, now_ms);
+    return true;
+  }
+
   #tellOomKills(tracked: Tracked, now_ms: number): void {
     const kills = tracked.files.now[at.oomKills]!;
     const more = kills - tracked.oomKills;
     if (!Number.isNaN(kills)) tracked.oomKills = kills;
-    if (!(more > 0) || now_ms - tracked.oomToldAt_ms < sameHappeningMilliseconds) return;
-    tracked.oomToldAt_ms = now_ms;
+    if (!(more > 0) || !this.#isNewOom(tracked.id, now_ms)) return;
     this.#record('oom_kill', tracked.id, this.#told(tracked), {
       detail: more === 1 ? '1 process' : `${more} processes`,
     });
@@ -508,15 +518,14 @@ class ContainerSource implements Source {
       tracked.told = container;
       // It may be over soon, or its cgroup gone when this is told: what can be read is read.
       if (this.#tracked.has(id)) this.#readBetween(tracked, now_ms);
-      if (action === 'start' && tracked.isStartTold && !Number.isNaN(tracked.bornAt_us)) return;
-      if (action === 'start') tracked.isStartTold = true;
-      if (action === 'die') {
-        if (tracked.isStopTold) return;
-        tracked.isStopTold = true;
+      // Told before by its cgroup, when no engine knew it; what comes after that is another run in the same cgroup.
+      if (action === 'start' && tracked.isStartTold && !Number.isNaN(tracked.bornAt_us)) {
+        tracked.isStartTold = false;
+        return;
       }
-      if (action === 'oom') {
-        if (now_ms - tracked.oomToldAt_ms < sameHappeningMilliseconds) return;
-        tracked.oomToldAt_ms = now_ms;
+      if (action === 'die' && tracked.isStopTold) {
+        tracked.isStopTold = false;
+        return;
       }
       if (action === 'kill' && this.#tracked.has(id)) this.#keepReading(tracked, now_ms);
       if (action === 'rename' && renamedFrom !== '' && renamedFrom !== container.name) {
@@ -524,25 +533,15 @@ class ContainerSource implements Source {
         return;
       }
     }
-    if (action === 'die') this.#recordEnd(id, container, time_us, tracked, now_ms);
+    if (action === 'oom' && !this.#isNewOom(id, now_ms)) return;
+    if (action === 'die') this.#recordEnd(id, container, time_us);
     else {
       const detail = action === 'health_status' ? container.health : '';
       this.#record(actions[action], id, container, { time_us, detail });
     }
   }
 
-  #recordEnd(
-    id: string,
-    container: EngineContainer,
-    time_us: number,
-    tracked: Tracked | undefined,
-    now_ms: number,
-  ): void {
-    const isTold = tracked !== undefined && now_ms - tracked.oomToldAt_ms < sameHappeningMilliseconds;
-    if (container.isOomKilled && !isTold) {
-      if (tracked) tracked.oomToldAt_ms = now_ms;
-      this.#record('oom_kill', id, container, { time_us });
-    }
+  #recordEnd(id: string, container: EngineContainer, time_us: number): void {
     const { startedAt_us, finishedAt_us } = container;
     const duration_s = ((finishedAt_us || time_us) - startedAt_us) / 1e6;
     this.#record('stop', id, container, {
