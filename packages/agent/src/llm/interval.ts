@@ -27,7 +27,8 @@ export function intervalOf(work: Work, before: Work | undefined, seconds: number
   return {
     seconds,
     work,
-    growth: each((name) => increase(before.counters[name], work.counters[name])),
+    // Many a counter is on the page only once it has counted something.
+    growth: each((name) => increase(before.counters[name] || 0, work.counters[name])),
     durations,
   };
 }

@@ -65,8 +65,6 @@ type Dialect = {
   counters: Readonly<Partial<Record<Counter, readonly string[]>>>;
   /** Requests that ended by their reason. */
   ended?: { name: string; label: string };
-  /** Of all requests that ended; those of `aborted` are among them. */
-  all?: readonly string[];
   durations: Readonly<Partial<Record<DurationName, readonly string[]>>>;
   /** Sums and counts of durations that are no histogram: seconds, and what they were spent on. */
   meanOnly?: Readonly<Partial<Record<DurationName, readonly [string, string]>>>;
@@ -113,10 +111,13 @@ export const dialects = {
     counters: {
       prompt_tokens: ['sglang:prompt_tokens_total'],
       generated_tokens: ['sglang:generation_tokens_total'],
+      // Those that were given up while they ran are among them; taking them away would make a counter that goes back.
+      ok: ['sglang:num_requests_total'],
       aborted: ['sglang:num_aborted_requests_total'],
-      preemptions: ['sglang:num_retracted_requests_total', 'sglang:num_retractions_total'],
+      preemptions: ['sglang:num_retracted_requests_total'],
+      cache_hits: ['sglang:cached_tokens_total'],
+      cache_queries: ['sglang:prompt_tokens_total'],
     },
-    all: ['sglang:num_requests_total'],
     durations: {
       time_to_first_token: ['sglang:time_to_first_token_seconds'],
       inter_token_latency: ['sglang:inter_token_latency_seconds', 'sglang:time_per_output_token_seconds'],
@@ -206,7 +207,6 @@ function workOf(dialect: Dialect, samples: readonly Sample[]): Work {
     number
   >;
   if (dialect.ended) countEnded(counters, all.get(dialect.ended.name) ?? [], dialect.ended.label);
-  if (dialect.all) counters.ok = sum(dialect.all) - (counters.aborted || 0);
   if (dialect === dialects['llama.cpp']) counters.cache_queries = counters.cache_hits + counters.prompt_tokens;
   const durations: Partial<Record<DurationName, Distribution>> = {};
   for (const name of durationNames) {

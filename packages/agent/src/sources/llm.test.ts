@@ -9,7 +9,7 @@ import { systemClock } from '#clock.ts';
 import { Discovery, parseListening } from '#llm/discovery.ts';
 import type { Context } from '#source.ts';
 import { llm } from '#sources/llm.ts';
-import { expectContract, rows, SteppedTree, type TestClock } from '#sources/testing.ts';
+import { expectContract, type Row, rows, SteppedTree, type TestClock, unfilledColumns } from '#sources/testing.ts';
 
 const capturedPage = (name: string): string => readFileSync(join(import.meta.dirname, 'fixtures-llm', name), 'utf8');
 
@@ -87,6 +87,7 @@ test('llama.cpp: tokens, the model and a session from its metrics', async () => 
   context.clock.advance(5);
   samples.push(await source.sample());
   for (const sample of samples) expectContract(sample, source);
+  filled.push(...samples);
   const server1 = rows(samples[1]?.llm_server, 'server')[server.address];
   expect(server1).toMatchObject({
     kind: 'llama.cpp',
@@ -125,6 +126,141 @@ test('llama.cpp: tokens, the model and a session from its metrics', async () => 
   await source.close();
 });
 
+const model = 'Qwen/Qwen2.5-0.5B-Instruct';
+const models = JSON.stringify({ object: 'list', data: [{ id: model, object: 'model', max_model_len: 2048 }] });
+
+/** Ten requests between two pages of vLLM and SGLang, 1145 tokens of prompts and 410 generated; 10 s apart. */
+const ten = {
+  requests_running_count: 3,
+  requests_waiting_count: 2,
+  prompt_tokens_per_second: 104.5,
+  generated_tokens_per_second: 41,
+  prompt_tokens_total: 2090,
+  generated_tokens_total: 820,
+  kv_cache_percent: 25,
+  models_count: 1,
+};
+const outcomes = {
+  requests_ok_per_second: 0.6,
+  requests_aborted_per_second: 0.2,
+  requests_error_per_second: 0.2,
+  requests_total: 20,
+};
+const pages: readonly { page: string; more?: Record<string, string>; row: Row; without?: readonly string[] }[] = [
+  {
+    page: 'vllm-0.5.5',
+    more: { '/version': '{"version":"0.5.5"}', '/v1/models': models },
+    row: {
+      ...ten,
+      kind: 'vllm',
+      version: '0.5.5',
+      requests_ok_per_second: 0.8,
+      requests_aborted_per_second: 0.2,
+      requests_error_per_second: 0,
+      requests_total: 20,
+      prefix_cache_hit_percent: 40,
+      preemptions_per_second: 0.5,
+    },
+  },
+  {
+    page: 'vllm-0.8.5',
+    more: { '/version': '{"version":"0.8.5"}', '/v1/models': models },
+    row: {
+      ...ten,
+      kind: 'vllm',
+      requests_ok_per_second: 0.8,
+      requests_aborted_per_second: 0.2,
+      requests_total: 20,
+      prefix_cache_hit_percent: 45,
+      preemptions_per_second: 0.5,
+    },
+  },
+  {
+    page: 'vllm-0.33.0',
+    more: { '/version': '{"version":"0.33.0"}', '/v1/models': models },
+    row: { ...ten, ...outcomes, kind: 'vllm', prefix_cache_hit_percent: 45, preemptions_per_second: 0.5 },
+  },
+  {
+    page: 'sglang-0.4.1',
+    more: { '/v1/models': models },
+    row: { ...ten, kind: 'sglang', prefix_cache_hit_percent: 40 },
+    without: ['requests_total', 'preemptions_per_second'],
+  },
+  {
+    page: 'sglang-0.5.23',
+    more: { '/v1/models': models, '/server_info': '{"version":"0.5.23","api_key":"secret"}' },
+    row: {
+      ...ten,
+      kind: 'sglang',
+      version: '0.5.23',
+      requests_ok_per_second: 1,
+      requests_aborted_per_second: 0.2,
+      preemptions_per_second: 0.5,
+    },
+  },
+  {
+    page: 'tgi-3',
+    more: { '/info': capturedPage('tgi-3-info.json') },
+    row: {
+      kind: 'tgi',
+      version: '3.3.5',
+      requests_running_count: 2,
+      requests_waiting_count: 3,
+      requests_ok_per_second: 2,
+      requests_error_per_second: 0.4,
+      prompt_tokens_per_second: 79,
+      generated_tokens_per_second: 99,
+      models_count: 1,
+    },
+    without: ['time_to_first_token_seconds', 'kv_cache_percent', 'preemptions_per_second'],
+  },
+];
+const filled: Tables[] = [];
+
+for (const { page, more, row, without = [] } of pages)
+  test(`${page}: rates between two pages, means and 95 % from the histograms' growth, a session`, async () => {
+    const answers = (step: number) => ({ '/metrics': capturedPage(`${page}-${step}.txt`), ...more });
+    await using server = await Pages.serve(answers(1));
+    using tree = new SteppedTree();
+    const context = contextOf(tree, [server.address]);
+    const source = llm(context);
+    await source.open();
+    const first = await source.sample();
+    server.answers = answers(2);
+    context.clock.advance(10);
+    const second = await source.sample();
+    for (const sample of [first, second]) expectContract(sample, source);
+    filled.push(first, second);
+    const found = rows(second.llm_server, 'server')[server.address] as Row;
+    for (const [column, value] of Object.entries(row))
+      if (typeof value === 'number') expect(found[column], column).toBeCloseTo(value, 6);
+      else expect(found[column]).toBe(value);
+    for (const column of without) expect(found).not.toHaveProperty(column);
+    // Means are between what was put in, and 95 % are above the mean: 8 to 18 ms, 30 to 80 ms, 0.6 to 0.9 s.
+    if (page !== 'tgi-3') {
+      for (const [column, least, most] of [
+        ['inter_token_latency', 0.008, 0.018],
+        ['time_to_first_token', 0.03, 0.08],
+        ['request_duration', 0.6, 0.9],
+      ] as const) {
+        const mean = Number(found[`${column}_seconds`]);
+        expect(mean, column).toBeGreaterThan(least);
+        expect(mean, column).toBeLessThan(most);
+        expect(Number(found[`${column}_p95_seconds`]), column).toBeGreaterThan(mean);
+        expect(Number(found[`${column}_p95_seconds`]), column).toBeLessThan(most * 1.6);
+      }
+    } else
+      expect(found.inter_token_latency_seconds).toBeCloseTo(
+        (0.0129 * 30 - 0.0109 * 10 + (0.01 * 30 - 0.01 * 10)) / 40,
+        2,
+      );
+    expect(rows(second.llm_model, 'model')).toHaveProperty([model]);
+    const session = rows(second.llm_session, 'model')[model];
+    expect(session).toMatchObject({ active_flag: 1, duration_seconds: 10 });
+    expect(session?.generated_tokens_count).toBeCloseTo(Number(row.generated_tokens_per_second) * 10, 6);
+    await source.close();
+  });
+
 test('Ollama: what is loaded, and for how long', async () => {
   await using server = await Pages.serve(ollama);
   using tree = new SteppedTree();
@@ -133,6 +269,7 @@ test('Ollama: what is loaded, and for how long', async () => {
   await source.open();
   const sample = await source.sample();
   expectContract(sample, source);
+  filled.push(sample);
   expect(rows(sample.llm_server, 'server')).toEqual({
     [server.address]: { kind: 'ollama', version: '0.0.0', proxy: '', models_count: 1 },
   });
@@ -144,6 +281,10 @@ test('Ollama: what is loaded, and for how long', async () => {
     context_tokens_count: 512,
   });
   await source.close();
+});
+
+test('every column is filled by something that a server says; the column of the proxy by its own test', () => {
+  expect(unfilledColumns(['llm_server', 'llm_model', 'llm_session'], filled)).toEqual(['llm_server.proxy']);
 });
 
 test('a server that hangs costs its own rows, and is named', async () => {
