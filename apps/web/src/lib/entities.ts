@@ -14,6 +14,8 @@ export type ColumnPlan = {
   any?: readonly string[];
   /** A bar of 100 percent, or of this many. */
   most?: number;
+  /** Whether near all of `of` is nothing to worry about. */
+  calm?: boolean;
   /** What words mean here; other words are written as they are. */
   tones?: Readonly<Record<string, Tone>>;
   /** Values from which on a number is worth a look. */
@@ -72,7 +74,7 @@ export function columnsOf(table: Table, plans: readonly ColumnPlan[]): { chosen:
   return { chosen, others };
 }
 
-function columnOf(table: Table, { name, title, of, any, most, tones, warn }: ColumnPlan): Column | null {
+function columnOf(table: Table, { name, title, of, any, most, calm = false, tones, warn }: ColumnPlan): Column | null {
   if (any) return firstOf(table, name, title, any);
   const label = table.labels.find((entry) => entry.name === name);
   if (label)
@@ -100,7 +102,7 @@ function columnOf(table: Table, { name, title, of, any, most, tones, warn }: Col
     title: title ?? capital(words(name, field.unit)),
     help,
     numeric: true,
-    alarm: whole !== undefined,
+    alarm: whole !== undefined && !calm,
     by: (row) => numberOf(row, name),
     cell: (row) => {
       const value = numberOf(row, name);

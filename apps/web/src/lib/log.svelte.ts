@@ -21,6 +21,8 @@ export type LogSources = {
 
 /** The store is this far behind the live data at most, as a rule, milliseconds. */
 const storeDelay = 2_500;
+/** What is older than this is in the store, milliseconds. */
+const settledAfter = 15_000;
 /** Pause before what failed is tried again, milliseconds. */
 const retryAfter = 5_000;
 
@@ -52,7 +54,7 @@ export class RowLog {
     const abort = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     const { table, hosts, labels, limit } = this.request;
-    const { api, live } = this.#sources;
+    const { api, live, view } = this.#sources;
     const load = async (): Promise<void> => {
       timer = undefined;
       const { liveRange } = scope;
@@ -81,17 +83,18 @@ export class RowLog {
       }
     };
     void load();
-    let first = true;
+    const known = new Set<string>();
     const release =
       scope.liveRange === null
         ? () => {}
         : live.watch(
             { table: table.name, fields: [], hosts },
             {
-              message: () => {
-                // What comes with the subscription is the newest that is known, and mostly stored already.
-                if (!first || this.status !== 'loading') timer ??= setTimeout(() => void load(), storeDelay);
-                first = false;
+              message: ({ host, time }) => {
+                // What comes with the subscription is the newest that is known of each host: if it is old, it is stored already.
+                const isNews = known.has(host) || time > view.now - settledAfter;
+                known.add(host);
+                if (isNews) timer ??= setTimeout(() => void load(), storeDelay);
               },
             },
           );

@@ -15,11 +15,23 @@ export type TablePlan = {
   pick?: string;
   /** The label that says which of the chosen things a row is a part of. */
   within?: string;
+  /** What that thing is, as the title of its column. */
+  whole?: string;
   /** Labels that are a row's name, for people. */
   name?: readonly string[];
   /** What is said when there are no rows. */
   nothing?: string;
 };
+
+/** How the rows of a table are called, by what they are chosen by; those with one name get the end of that as well. */
+export function namesOf(plan: TablePlan, rows: readonly Row[]): Map<string, string> {
+  const names = rows.map((row) => [textOf(row, plan.pick ?? ''), nameOf(plan, row)] as const);
+  const counts = new Map<string, number>();
+  for (const [, name] of names) counts.set(name, (counts.get(name) ?? 0) + 1);
+  return new Map(
+    names.map(([key, name]) => [key, (counts.get(name) ?? 0) > 1 ? `${name} …${visible(key.slice(-4))}` : name]),
+  );
+}
 
 /** How a row is called, by its names or else by what it is chosen by. */
 export function nameOf({ name = [], pick = '' }: TablePlan, row: Row): string {
@@ -120,9 +132,9 @@ export const vmTables: readonly TablePlan[] = [
     name: ['name'],
     nothing: 'No virtual machines here.',
   },
-  { table: 'vm_vcpu', title: 'Virtual processors', columns: [], sort: 'vcpu', within: 'uuid' },
-  { table: 'vm_block', title: 'Virtual disks', columns: [], sort: 'device', within: 'uuid' },
-  { table: 'vm_net', title: 'Virtual networks', columns: [], sort: 'interface', within: 'uuid' },
+  { table: 'vm_vcpu', title: 'Virtual processors', columns: [], sort: 'vcpu', within: 'uuid', whole: 'Machine' },
+  { table: 'vm_block', title: 'Virtual disks', columns: [], sort: 'device', within: 'uuid', whole: 'Machine' },
+  { table: 'vm_net', title: 'Virtual networks', columns: [], sort: 'interface', within: 'uuid', whole: 'Machine' },
 ];
 
 export const gpuTables: readonly TablePlan[] = [
@@ -134,11 +146,18 @@ export const gpuTables: readonly TablePlan[] = [
       { name: 'used_percent', title: 'Used', most: 100 },
       { name: 'memory_used_bytes', title: 'Memory', of: 'memory_total_bytes' },
       { name: 'temperature_celsius', title: 'Temperature' },
-      { name: 'power_watts', title: 'Power', of: 'power_limit_watts' },
+      { name: 'power_watts', title: 'Power', of: 'power_limit_watts', calm: true },
+      { name: 'clock_hertz', title: 'Clock' },
       { name: 'fan_percent', title: 'Fan' },
+      { name: 'throttled_flag', title: 'Throttled', warn: 1 },
+      { name: 'throttle_reasons', title: 'Why' },
+      { name: 'xid_errors_total', title: 'XID errors', warn: 1 },
+      { name: 'processes_count', title: 'Processes' },
+      { name: 'parent', title: 'Part of' },
+      { name: 'driver' },
       { name: 'gpu', title: 'UUID' },
     ],
-    sort: 'name',
+    sort: 'gpu',
     pick: 'gpu',
     name: ['name'],
     nothing: 'No GPU here.',
@@ -146,7 +165,18 @@ export const gpuTables: readonly TablePlan[] = [
   {
     table: 'gpu_process',
     title: 'Processes on GPUs',
-    columns: [],
+    columns: [
+      { name: 'name' },
+      { name: 'pid', title: 'PID' },
+      { name: 'class' },
+      { name: 'container' },
+      { name: 'gpu', title: 'GPU' },
+      { name: 'type' },
+      { name: 'memory_used_bytes', title: 'GPU memory' },
+      { name: 'used_percent', title: 'Used', most: 100 },
+      { name: 'encoder_used_percent', title: 'Encoder' },
+      { name: 'decoder_used_percent', title: 'Decoder' },
+    ],
     sort: '-memory_used_bytes',
     within: 'gpu',
     nothing: 'No process uses a GPU.',
@@ -184,7 +214,7 @@ export const llmTables: readonly TablePlan[] = [
       { name: 'server' },
       { name: 'parameters' },
       { name: 'quantization' },
-      { name: 'vram_bytes', title: 'GPU memory', of: 'size_bytes' },
+      { name: 'vram_bytes', title: 'GPU memory', of: 'size_bytes', calm: true },
       { name: 'context_tokens_count', title: 'Context, tokens' },
       { name: 'requests_running_count', title: 'Running' },
       { name: 'generated_tokens_per_second', title: 'Tokens generated' },
