@@ -1,8 +1,10 @@
 // The console in a real browser, against the whole product. The tests follow one another as a visit does: nothing there
 // yet, a host appears, its page is read, parts go away and come back, the agent ends.
 import { setTimeout as pause } from 'node:timers/promises';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { type Browser, type BrowserContext, chromium, type Locator, type Page } from 'playwright';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { PublishedHost } from '../frames.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import type { Program } from '../servers/program.ts';
 import { eventually, Stack } from '../stack.ts';
@@ -17,6 +19,9 @@ const widths = { phone: 360, tablet: 820, wall: 2560 };
 
 let stack: Stack;
 let agent: Program;
+let connection: NatsConnection;
+/** A host that has what this machine has not. */
+let spruce: PublishedHost;
 let browser: Browser;
 let context: BrowserContext;
 let page: Page;
@@ -25,6 +30,8 @@ let complaints: string[] = [];
 
 beforeAll(async () => {
   stack = await Stack.start();
+  connection = await connect({ servers: stack.nats.url });
+  spruce = new PublishedHost(connection, 'spruce');
   browser = await chromium.launch({ executablePath: chromiumPath, args: chromiumFlags });
   context = await browser.newContext({ viewport: desktop, colorScheme: 'light', reducedMotion: 'reduce' });
   page = await context.newPage();
@@ -33,6 +40,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await browser?.close();
+  await connection?.close();
   await stack?.[Symbol.asyncDispose]();
 });
 
@@ -104,7 +112,217 @@ test('every chart of the page draws data or says that there is none', async () =
   }
 });
 
+test('processes of this machine: sorted, found, chosen and charted, all of it in the URL', async () => {
+  await page.goto(`${stack.address}/hosts/${host}`);
+  await page.getByRole('link', { name: 'Processes' }).click();
+  const processes = table('process');
+  await expect.poll(() => processes.locator('tbody tr').count(), patience).toBeGreaterThan(3);
+  await processes.getByRole('columnheader', { name: 'Memory' }).getByRole('button').click();
+  await processes.getByRole('searchbox').fill('node');
+  await expect.poll(() => parameter('find.process'), patience).toBe('node');
+  expect(parameter('sort.process')).toBe('-resident_memory_bytes');
+  // The agent and the collector are such processes.
+  await expect.poll(() => processes.locator('tbody tr').count(), patience).toBeGreaterThanOrEqual(2);
+  for (const text of await processes.locator('tbody tr').allTextContents()) expect(text).toMatch(/node/i);
+
+  const pid = (await processes.locator('tbody tr').first().getAttribute('data-entity')) ?? '';
+  const row = processes.locator(`tr[data-entity="${pid}"]`);
+  await row.getByRole('button').click();
+  await expect.poll(() => parameter('only.process'), patience).toBe(pid);
+  const chosen = async () => {
+    await page.locator('#process').scrollIntoViewIfNeeded();
+    await page.locator('[data-testid="facts"][data-table="process"]').waitFor();
+    expect(await row.getByRole('button').getAttribute('aria-pressed')).toBe('true');
+    await chart('process.memory').scrollIntoViewIfNeeded();
+    await eventually(
+      'points of one process',
+      10 * second,
+      async () => (await points('process.memory')) > 3 || undefined,
+    );
+    expect(
+      await chart('process.memory')
+        .getByText(/[KMG]iB/)
+        .count(),
+    ).toBeGreaterThan(0);
+  };
+  await chosen();
+  await page.reload();
+  await chosen();
+  await page.getByRole('button', { name: 'choose none' }).click();
+  await chart('process.memory').waitFor({ state: 'detached' });
+});
+
+test('counters that the processor lacks are N/A with the reason, those of the kernel count', async () => {
+  await page.goto(`${stack.address}/hosts/${host}`);
+  await page.getByRole('link', { name: 'Hardware counters' }).click();
+  const facts = page.locator('[data-testid="facts"][data-table="perf"]');
+  const value = (name: string) => facts.locator(`[data-field="${name}"]`);
+  await expect
+    .poll(() => value('context_switches_per_second').textContent(), { timeout: 30 * second })
+    .toMatch(/\d.*\/s/);
+  if ((await value('cycles_per_second').textContent()) === 'N/A')
+    await page
+      .locator('#perf')
+      .getByText(/counters .*not available/)
+      .waitFor();
+});
+
+test('what this host has not is one line with its reason, and no empty charts', async () => {
+  const line = page.getByTestId('absent').locator('[data-section="battery"]');
+  expect((await line.locator('dd').textContent())?.trim().length).toBeGreaterThan(20);
+  expect(await page.locator('#battery').count()).toBe(0);
+  expect(await page.getByRole('link', { name: 'Batteries' }).count()).toBe(0);
+});
+
+test('200 containers in one table: states, limits, a chosen one in charts; new values without a request', async () => {
+  await spruce.describe();
+  await spruce.publish(containers(0));
+  await page.goto(`${stack.address}/hosts/spruce`);
+  await page.getByRole('link', { name: 'Containers' }).click();
+  const all = table('container');
+  await expect.poll(() => all.locator('tbody tr').count(), patience).toBe(200);
+  const sick = all.locator('tr[data-entity="00000000000c"]');
+  expect(await sick.getByText('unhealthy').getAttribute('class')).toContain('bad');
+  await sick.getByText('512 MiB / 1.00 GiB').waitFor();
+  await sick.getByText('137', { exact: true }).waitFor();
+  await sick.getByRole('button').click();
+  await chart('container.memory').scrollIntoViewIfNeeded();
+  await eventually('points', 10 * second, async () => (await points('container.memory')) > 0 || undefined);
+
+  const requests: string[] = [];
+  const note = (request: { url(): string }) => requests.push(request.url());
+  page.on('request', note);
+  await spruce.publish(containers(1));
+  await page.locator('[data-testid="facts"] [data-field="cpu_percent"]').getByText('13.0').waitFor();
+  page.off('request', note);
+  expect(requests.filter((url) => url.includes('latest'))).toEqual([]);
+});
+
+test('a virtual machine leads to the host whose agent runs inside of it', async () => {
+  const uuid = '0c6f2f0a-0000-4000-8000-00000000beef';
+  const inside = new PublishedHost(connection, 'inside');
+  await inside.describe({ dmiUuid: uuid.toUpperCase() });
+  await inside.publish({ load: { load_1m_count: [1] } });
+  const uuids = [uuid, '1c6f2f0a-0000-4000-8000-00000000beef'];
+  await spruce.publish({
+    source: ok('vm'),
+    vm: { uuid: uuids, name: ['first', 'second'], cpu_percent: [5, 1] },
+    vm_vcpu: { uuid: uuids, vcpu: ['0', '0'], cpu_percent: [5, 1] },
+    vm_block: { uuid: uuids, device: ['vda', 'vda'], read_bytes_per_second: [1024, 2048] },
+    vm_net: { uuid: uuids, interface: ['vnet0', 'vnet1'], receive_bytes_per_second: [1, 2] },
+  });
+  await page.goto(`${stack.address}/hosts/spruce`);
+  await page.getByRole('link', { name: 'Virtual machines' }).click();
+  const machines = table('vm');
+  await machines.getByRole('button', { name: 'first' }).click();
+  // Its parts alone, and their charts.
+  for (const part of ['vm_vcpu', 'vm_block', 'vm_net']) expect(await table(part).locator('tbody tr').count()).toBe(1);
+  await chart('vm.cpu').waitFor();
+  await machines.getByRole('link', { name: 'inside' }).click();
+  await page.waitForURL(`${stack.address}/hosts/inside`);
+});
+
+test('GPUs of one name are told apart, with their processes', async () => {
+  await spruce.publish({
+    source: ok('gpu'),
+    gpu: { gpu: ['GPU-aaaa', 'GPU-bbbb'], name: ['H100', 'H100'], used_percent: [90, 10] },
+    gpu_process: {
+      gpu: ['GPU-aaaa'],
+      pid: ['4711'],
+      memory_used_bytes: [2 ** 30],
+    },
+  });
+  await page.goto(`${stack.address}/hosts/spruce`);
+  await page.getByRole('link', { name: 'GPUs' }).click();
+  await expect.poll(() => table('gpu').locator('tbody tr').count(), patience).toBe(2);
+  const row = table('gpu_process').locator('tbody tr');
+  for (const text of ['4711', '1.00 GiB', 'H100 …aaaa'])
+    await row.getByText(text, { exact: true }).waitFor();
+  await chart('gpu.used').getByText('H100 …bbbb').waitFor();
+});
+
+test('model servers, their models and sessions', async () => {
+  const server = ['http://127.0.0.1:11434'];
+  await spruce.publish({
+    source: ok('llm'),
+    llm_server: { server, kind: ['ollama'], generated_tokens_per_second: [42], requests_running_count: [2] },
+    llm_model: { server, model: ['qwen3:32b'], vram_bytes: [2 ** 30] },
+    llm_session: {
+      timestamp_seconds: [Date.now() / second - 60],
+      server,
+      model: ['qwen3:32b'],
+      duration_seconds: [30],
+    },
+  });
+  await page.goto(`${stack.address}/hosts/spruce`);
+  await page.getByRole('link', { name: 'Model servers' }).click();
+  await table('llm_server').getByText('42.0').or(table('llm_server').getByText('42 /s')).waitFor();
+  await table('llm_model').getByText('qwen3:32b').waitFor();
+  await table('llm_session').getByText('30.0 s').or(table('llm_session').getByText('30 s')).waitFor();
+});
+
+test('a source that sees a part only is limited, and says why', async () => {
+  const reason = 'The I/O of other users can’t be read: run the agent as root.';
+  await spruce.publish({
+    source: { source: ['process', 'cpu'], state: ['ok', 'failed'], reason: [reason, 'EIO'], duration_seconds: [0, 0] },
+    process: { pid: ['1'], name: ['init'], cpu_percent: [1] },
+  });
+  await page.goto(`${stack.address}/hosts/spruce`);
+  const sources = page.getByTestId('sources');
+  await sources.getByText('1 limited').waitFor();
+  await sources.getByRole('button').click();
+  await sources.locator('[data-source="process"][data-state="limited"]').getByText(reason).waitFor();
+  await page.locator('#process').getByText(reason).waitFor();
+});
+
+test('events: newest first, by kind, host and word, in the URL; new ones come by themselves', async () => {
+  const event = (kind: string, name: string, ago: number) => ({
+    event: {
+      timestamp_seconds: [Date.now() / second - ago],
+      kind: [kind],
+      action: ['start'],
+      entity: [name],
+      name: [name],
+      detail: ['by hand'],
+    },
+  });
+  await spruce.publish(event('gpu', 'older', 20));
+  await spruce.publish(event('vm', 'newer', 10));
+  await page.goto(`${stack.address}/events?host=spruce`);
+  const names = () => page.getByTestId('events').locator('strong').allTextContents();
+  await expect.poll(names, { timeout: 20 * second }).toEqual(['newer', 'older']);
+  await page.getByRole('button', { name: 'gpu', exact: true }).click();
+  await expect.poll(names, patience).toEqual(['older']);
+  expect(parameter('kind')).toBe('gpu');
+  await page.reload();
+  await expect.poll(names, patience).toEqual(['older']);
+  await page.getByRole('button', { name: 'show all' }).click();
+  await page.getByRole('searchbox', { name: 'Find in events' }).fill('HAND newer');
+  await expect.poll(names, patience).toEqual(['newer']);
+  await page.getByRole('searchbox', { name: 'Find in events' }).fill('');
+  await spruce.publish(event('container', 'newest', 0));
+  await expect.poll(names, { timeout: 20 * second }).toEqual(['newest', 'newer', 'older']);
+  await page.getByRole('link', { name: 'spruce' }).last().click();
+  await page.waitForURL(`${stack.address}/hosts/spruce`);
+  await expect.poll(names, { timeout: 20 * second }).toEqual(['newest', 'newer', 'older']);
+});
+
+test('the first load of the console is light', async () => {
+  const fresh = await browser.newContext();
+  const visit = await fresh.newPage();
+  const sizes: Promise<number>[] = [];
+  visit.on('requestfinished', (request) => {
+    if (!request.url().includes('/api/')) sizes.push(request.sizes().then(({ responseBodySize }) => responseBodySize));
+  });
+  await visit.goto(`${stack.address}/hosts/${host}`, { waitUntil: 'networkidle' });
+  const bytes = (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+  await fresh.close();
+  expect(bytes).toBeGreaterThan(20_000);
+  expect(bytes).toBeLessThan(120_000);
+});
+
 test('dragging over a chart chooses the range: URL, data of all charts, reload, back', async () => {
+  await page.goto(`${stack.address}/hosts/${host}`);
   await page.locator('html').evaluate((html) => html.scrollTo(0, 0));
   await page.getByRole('button', { name: '5m', exact: true }).click();
   await expect.poll(() => new URL(page.url()).search, patience).toContain('range=5m');
@@ -178,10 +396,12 @@ test('phone, tablet and wall: nothing is wider than the screen, in either theme'
   for (const colorScheme of ['light', 'dark'] as const) {
     await page.emulateMedia({ colorScheme });
     for (const [name, width] of Object.entries(widths))
-      for (const path of ['/hosts', '/hosts?layout=table', `/hosts/${host}`]) {
+      for (const path of ['/hosts', '/hosts?layout=table', `/hosts/${host}`, '/hosts/spruce', '/events']) {
         await page.setViewportSize({ width, height: 900 });
         await page.goto(stack.address + path);
-        await (path.startsWith(`/hosts/${host}`) ? chart('cpu.mode') : card()).waitFor();
+        const shown =
+          path === '/events' ? page.getByTestId('events') : path.startsWith('/hosts/') ? chart('cpu.mode') : card();
+        await shown.waitFor();
         const { scroll, client } = await page
           .locator('html')
           .evaluate((html) => ({ scroll: html.scrollWidth, client: html.clientWidth }));
@@ -271,6 +491,31 @@ test('the agent ends: the host goes offline on screen', { timeout: 120 * second 
 
 const card = () => page.locator(`[data-testid="host-card"][data-host="${host}"]`);
 const chart = (id: string) => page.locator(`[data-testid="chart"][data-chart="${id}"]`);
+
+const table = (name: string) => page.locator(`[data-testid="entity-table"][data-table="${name}"]`);
+/** What the URL says. */
+const parameter = (name: string) => new URL(page.url()).searchParams.get(name);
+
+/** A source that sees all that it is for. */
+const ok = (name: string) => ({ source: [name], state: ['ok'], reason: [''], duration_seconds: [0.001] });
+
+/** Containers of which each uses as much CPU as its number says, and the twelfth is not well. */
+function containers(more: number) {
+  const numbers = Array.from({ length: 200 }, (_, index) => index);
+  return {
+    source: ok('container'),
+    container: {
+      container: numbers.map((number) => number.toString(16).padStart(12, '0')),
+      name: numbers.map((number) => `app-${number}`),
+      state: numbers.map((number) => (number === 12 ? 'exited' : 'running')),
+      health: numbers.map((number) => (number === 12 ? 'unhealthy' : 'healthy')),
+      cpu_percent: numbers.map((number) => number + more),
+      memory_used_bytes: numbers.map(() => 2 ** 29),
+      memory_limit_bytes: numbers.map(() => 2 ** 30),
+      exit_code: numbers.map((number) => (number === 12 ? 137 : Number.NaN)),
+    },
+  };
+}
 
 async function points(id: string): Promise<number> {
   return Number(await chart(id).getAttribute('data-points'));

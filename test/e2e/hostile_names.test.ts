@@ -2,25 +2,16 @@
 // HTTP, WebSocket, gRPC, the CLI and the console as they are, and do nothing on their way: one test for each edge.
 import { once } from 'node:events';
 import { printable } from '@fleetreel/deploy/local/printable';
-import {
-  encodeFrame,
-  encodeHostDescription,
-  type Frame,
-  messageId,
-  subject,
-  type TableName,
-  tableNamed,
-} from '@fleetreel/proto';
 import type { Latest, LiveRows, Row, Rows, Series } from '@fleetreel/proto/http';
 import { Query } from '@fleetreel/proto/services';
 import { credentials } from '@grpc/grpc-js';
-import { jetstream } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { type Browser, chromium, type Page } from 'playwright';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { PublishedHost } from '../frames.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import { startProgram } from '../servers/program.ts';
-import { endOf, eventually, machineIdOf, programs, Stack } from '../stack.ts';
+import { endOf, eventually, programs, Stack } from '../stack.ts';
 
 const host = 'hostile';
 const second = 1000;
@@ -76,8 +67,6 @@ let stack: Stack;
 let connection: NatsConnection;
 let browser: Browser;
 let query: InstanceType<typeof Query>;
-/** When the rows are of. */
-let time = 0;
 
 beforeAll(async () => {
   stack = await Stack.start();
@@ -307,83 +296,33 @@ async function harmless(page: Page): Promise<void> {
 
 /** One frame that has each name as a label, as a key and as text, with a value that says which one it is. */
 async function publish(): Promise<void> {
-  time = Math.floor((Date.now() - 5 * second) / second) * second;
-  const session = machineIdOf(host).slice(0, 16);
-  const log = jetstream(connection);
-  const to = (kind: 'frame' | 'host') => subject({ tenant: 'default', kind, host });
-  await log.publish(
-    to('host'),
-    encodeHostDescription({
-      host,
-      machine_id: machineIdOf(host),
-      session,
-      time_us: time * 1000,
-      agent_version: '0.0.0',
-      platform: 'linux',
-      os: 'Debian',
-      kernel: '6',
-      architecture: 'x64',
-      cpu_model: '',
-      cpu_count: 1,
-      memory_bytes: 1,
-      gpus: [],
-      virtualization: '',
-      boot_time_us: 0,
-      interval_ms: second,
-      addresses: [],
-      tags: {},
-      boot_id: '',
-      dmi_uuid: '',
-    }),
-  );
+  const time = Math.floor((Date.now() - 5 * second) / second) * second;
   const values = all.map(numberOf);
-  const frame = (sequence: number, tables: Record<string, Record<string, (string | number)[]>>): Uint8Array =>
-    encodeFrame({
-      session,
-      sequence,
-      time_us: time * 1000 + sequence,
-      interval_ms: second,
-      tables: tables as unknown as Frame['tables'],
-    });
-  const source = (state: string) => ({
-    source: ['container', 'llm_server'],
-    state: [state, state],
-    reason: [names.script ?? '', ''],
-    duration_seconds: [0, 0],
+  const events = (texts: readonly string[]) => ({
+    timestamp_seconds: texts.map((_, index) => time / second - index / 100),
+    kind: texts.map(() => 'container'),
+    action: texts.map(() => 'start'),
+    entity: texts,
+    name: texts,
+    detail: texts,
   });
-  const whole = frame(2, {
-    source: source('ok'),
-    container: rows('container', { container: all.map(idOf), name: all, cpu_percent: values }),
-    llm_server: rows('llm_server', { server: ['here'], requests_running_count: [1] }),
-    llm_model: rows('llm_model', { server: all.map(() => 'here'), model: all, vram_bytes: values }),
-    event: rows('event', events(all)),
+  const published = new PublishedHost(connection, host);
+  await published.describe();
+  await published.publish({ event: events([nul, notUtf8.placeholder]) }, time, (bytes) => {
+    for (let at = bytes.indexOf(notUtf8.placeholder); at >= 0; at = bytes.indexOf(notUtf8.placeholder))
+      notUtf8.bytes.copy(bytes, at);
+    return bytes;
   });
-  const broken = Buffer.from(frame(1, { event: rows('event', events([nul, notUtf8.placeholder])) }));
-  for (let at = broken.indexOf(notUtf8.placeholder); at >= 0; at = broken.indexOf(notUtf8.placeholder))
-    notUtf8.bytes.copy(broken, at);
-  await log.publish(to('frame'), broken, { msgID: messageId(session, 1) });
-  await log.publish(to('frame'), whole, { msgID: messageId(session, 2) });
-}
-
-const events = (texts: readonly string[]) => ({
-  timestamp_seconds: texts.map((_, index) => time / second - index / 100),
-  kind: texts.map(() => 'container'),
-  action: texts.map(() => 'start'),
-  entity: texts,
-  name: texts,
-  detail: texts,
-});
-
-/** Columns of a table; labels that are not given are empty, values not available. */
-function rows(
-  name: TableName,
-  given: Record<string, readonly (string | number)[]>,
-): Record<string, (string | number)[]> {
-  const table = tableNamed(name);
-  const count = Object.values(given)[0]?.length ?? 0;
-  const columns = (list: readonly { name: string }[], filler: string | number) =>
-    list.map((column) => [column.name, [...(given[column.name] ?? Array.from({ length: count }, () => filler))]]);
-  return Object.fromEntries([...columns(table?.labels ?? [], ''), ...columns(table?.fields ?? [], Number.NaN)]);
+  await published.publish(
+    {
+      source: { source: ['container', 'llm_server'], state: ['ok', 'ok'], reason: [names.script ?? '', ''] },
+      container: { container: all.map(idOf), name: all, cpu_percent: values },
+      llm_server: { server: ['here'], requests_running_count: [1] },
+      llm_model: { server: all.map(() => 'here'), model: all, vram_bytes: values },
+      event: events(all),
+    },
+    time + 1,
+  );
 }
 
 /** Which name it is, as a number that says so. */
