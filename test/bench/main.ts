@@ -4,19 +4,22 @@ import { parseArgs } from 'node:util';
 import { build } from '@fleetreel/deploy/build';
 import { thisMachine } from '@fleetreel/deploy/local/obtain';
 import { cost, machine, memory, runAgent, size } from './agent.ts';
+import { day } from './day.ts';
 import { type Figure, table } from './figure.ts';
 import { fleet } from './fleet.ts';
 import { freshness } from './freshness.ts';
 import { ingest } from './ingest.ts';
 import { llmProxy } from './llm_proxy.ts';
 
-const figures = ['p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'l1'] as const;
+const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'l1'] as const;
 
 const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
 
-Figures (all by default): p1 agent CPU, p2 agent memory, p3 size of a frame, p4 ingest, p5 decode, p6 freshness,
+Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a day of ticks,
+         p3 size of a frame, p4 ingest, p5 decode, p6 freshness,
          l1 what llm-proxy adds to the time to the first token
 
+  --day N       ticks of the figure day (86400: a quarter of an hour)
   --seconds N   time over which the agent is measured (60; the figure asks for 300)
   --hosts N     hosts of the log that is ingested (100)
   --ticks N     frames of each of them (400)
@@ -27,6 +30,7 @@ Figures (all by default): p1 agent CPU, p2 agent memory, p3 size of a frame, p4 
 const settings = {
   allowPositionals: true,
   options: {
+    day: { type: 'string', default: '86400' },
     seconds: { type: 'string', default: '60' },
     hosts: { type: 'string', default: '100' },
     ticks: { type: 'string', default: '400' },
@@ -77,6 +81,11 @@ async function main(): Promise<void> {
     found.push(...(await cost(run, seconds)));
   }
   if (run && wanted('p2')) found.push(...(await memory(run)));
+  if (wanted('day')) {
+    const dayTicks = positive('day', options.day);
+    say(`The agent runs through ${dayTicks} ticks ...`);
+    found.push(...(await day(dayTicks)));
+  }
   if (run && wanted('p3')) found.push(...size(run));
   if (run && wanted('p3', 'p4', 'p5')) {
     say(`${hosts * ticks} frames go through the log into the store ...`);

@@ -39,6 +39,11 @@ export class DockerEngine implements AsyncDisposable {
     return await this.command('run', '--detach', ...this.runOptions, ...options, image, ...command);
   }
 
+  /** Ends containers at once, and removes them. */
+  async remove(...ids: string[]): Promise<void> {
+    await this.command('rm', '--force', ...ids);
+  }
+
   async start(): Promise<void> {
     const folder = this.#folder;
     const folders = ['--data-root', join(folder, 'data'), '--exec-root', join(folder, 'exec')];

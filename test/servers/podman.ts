@@ -40,6 +40,11 @@ export class PodmanEngine implements AsyncDisposable {
     return await this.command('run', '--detach', ...this.runOptions, ...options, image, ...command);
   }
 
+  /** Ends containers at once, and removes them. */
+  async remove(...ids: string[]): Promise<void> {
+    await this.command('rm', '--force', '--time', '0', ...ids);
+  }
+
   async start(): Promise<void> {
     const service = ['system', 'service', '--time=0', `unix://${this.socket}`];
     this.#child = await Child.start({ name: 'podman', command: 'podman', args: [...this.#options, ...service] });
