@@ -83,7 +83,7 @@ async function bundle(): Promise<void> {
   const folder = dirname(built.agent);
   rmSync(folder, { recursive: true, force: true });
   await rolldown({
-    input: join(root, 'packages/agent/src/main.ts'),
+    input: ['main', 'machine'].map((name) => join(root, `packages/agent/src/${name}.ts`)),
     platform: 'node',
     // Native: copied beside the bundle as it is.
     external: ['koffi'],
@@ -92,12 +92,18 @@ async function bundle(): Promise<void> {
     output: {
       dir: folder,
       format: 'esm',
-      entryFileNames: 'main.js',
+      entryFileNames: '[name].js',
       chunkFileNames: '[name].js',
       comments: false,
       minify: { mangle: false, compress: true },
     },
   });
+  // V8 keeps a file with one character beyond Latin-1 in two bytes for each. Only strings and patterns have such characters.
+  for (const file of globSync(join(folder, '*.js'))) {
+    const text = readFileSync(file, 'utf8');
+    const escaped = text.replace(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
+    if (escaped !== text) writeFileSync(file, escaped);
+  }
   // Read at run time, one folder above the program.
   cpSync(join(root, 'packages/proto/fleetreel/v1'), join(dist, 'fleetreel/v1'), { recursive: true });
   cpSync(join(root, 'packages/agent/classes.yaml'), join(dist, 'classes.yaml'));

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { createRequire, isBuiltin } from 'node:module';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 
 /** The packages and files that a file needs to be loaded, through all files of the workspace. */
@@ -21,7 +21,7 @@ function needed(file: string, seen = new Set<string>()): Set<string> {
 const packageOf = (file: string): string => file.slice(0, file.lastIndexOf('/src/'));
 
 test('the process that samples loads neither schemas nor YAML, nor what few hosts need', () => {
-  const all = [...needed(join(dirname(import.meta.filename), 'main.ts'))];
+  const all = [...needed(join(import.meta.dirname, 'main.ts'))];
   expect(all).toContain('@nats-io/transport-node');
   expect(all.some((file) => file.endsWith('/sources/cpu.ts'))).toBe(true);
   for (const heavy of ['typebox', 'typebox/value', 'yaml', 'systeminformation', 'koffi', 'node:http'])

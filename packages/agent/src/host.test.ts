@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { decodeHostDescription, encodeHostDescription } from '@fleetreel/proto';
 import { expect, onTestFinished, test } from 'vitest';
-import { systemClock } from '#clock.ts';
 import { describe as describeHost, identify } from '#host.ts';
 
 function machine(files: Record<string, string> = {}) {
@@ -59,7 +58,7 @@ test('a description is whole and survives the way through the log', async () => 
     interval_ms: 5000,
     agent_version: '1.2.3',
   };
-  const description = await describeHost(identity, { ...more, tags: { rack: 'a3' } }, systemClock);
+  const description = await describeHost(identity, { ...more, tags: { rack: 'a3' } });
   expect(description).toMatchObject({ host: 'one', machine_id: 'mine-0001', tags: { rack: 'a3' }, ...more });
   for (const part of ['os', 'kernel', 'architecture', 'cpu_model', 'platform'] as const)
     expect(description[part], part).not.toBe('');

@@ -1,10 +1,12 @@
+import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { accessSync, constants, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { hostname, networkInterfaces, release, uptime } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, extname, join, resolve } from 'node:path';
+import { promisify } from 'node:util';
 import type { HostDescription } from '@fleetreel/proto';
-import type { Clock } from '#clock.ts';
-import { describeAnswerMilliseconds } from '#limits.ts';
+import { describeAnswerMilliseconds, describeBytesMax } from '#limits.ts';
+import type { Machine } from '#machine.ts';
 import type { Roots } from '#source.ts';
 
 /** Who this machine is, as far as its name and its claim need it. */
@@ -85,45 +87,33 @@ export function addresses(): string[] {
     .sort();
 }
 
+/** The program that says what a machine is: beside this file, in the workspace and in the bundle. */
+const machineProgram = join(import.meta.dirname, `machine${extname(import.meta.filename)}`);
+
 /**
- * What the machine is. systeminformation asks some of it from other programs, so it is done seldom; the graphics cards' may
- * hang or fail without costing the rest.
- * @throws Error when the rest has not answered in time
+ * What the machine is, asked of a process that ends afterwards.
+ * @throws Error when it has not answered in time
  */
 export async function describe(
   identity: Identity,
   more: { session: string; time_us: number; agent_version: string; interval_ms: number; tags: Record<string, string> },
-  clock: Clock,
 ): Promise<HostDescription> {
-  // Loaded only here: it is large, and needed at start and once an hour.
-  const { default: si } = await import('systeminformation');
-  const limit = new AbortController();
-  const tooLate = clock.sleep(describeAnswerMilliseconds, limit.signal).then(
-    () => 'late' as const,
-    // All have answered before.
-    () => 'late' as const,
-  );
-  const graphics = Promise.race([si.graphics(), tooLate]).catch(() => 'late' as const);
-  const rest = await Promise.race([Promise.all([si.osInfo(), si.cpu(), si.mem(), si.system()]), tooLate]);
-  const cards = await graphics;
-  limit.abort();
-  if (rest === 'late')
-    throw new Error(`the system has not described itself within ${describeAnswerMilliseconds / 1000} s`);
-  const [os, cpu, memory, system] = rest;
+  const { stdout } = await promisify(execFile)(process.execPath, [machineProgram], {
+    timeout: describeAnswerMilliseconds,
+    killSignal: 'SIGKILL',
+    maxBuffer: describeBytesMax,
+  }).catch((cause: Error & { killed?: boolean }) => {
+    const late = `the system has not described itself within ${describeAnswerMilliseconds / 1000} s`;
+    throw new Error(cause.killed ? late : `the system could not describe itself: ${cause.message}`, { cause });
+  });
   return {
     host: identity.host,
     machine_id: identity.machineId,
     boot_id: identity.bootId,
-    platform: process.platform,
-    os: [os.distro, os.release].filter(Boolean).join(' '),
-    kernel: os.kernel,
-    architecture: process.arch,
-    cpu_model: [cpu.manufacturer, cpu.brand].filter(Boolean).join(' '),
-    cpu_count: cpu.cores,
-    memory_bytes: memory.total,
-    gpus: cards === 'late' ? [] : cards.controllers.map(({ model }) => model).filter(Boolean),
-    virtualization: system.virtual ? system.virtualHost || 'virtual' : '',
     dmi_uuid: identity.dmiUuid,
+    platform: process.platform,
+    architecture: process.arch,
+    ...(JSON.parse(stdout) as Machine),
     boot_time_us: Math.round(more.time_us / 1e6 - uptime()) * 1e6,
     addresses: addresses(),
     ...more,

@@ -55,8 +55,14 @@ export const describeMilliseconds = 3_600_000;
 /** The pause after a description that could not be made: a console without one shows only the name. */
 export const describeRetryMilliseconds = 60_000;
 
-/** The longest that a part of the description is waited for: it is asked from other programs, which may hang. */
+/** The longest that the description is waited for: it is asked from other programs, which may hang. */
 export const describeAnswerMilliseconds = 20_000;
+
+/** The longest that the names of graphics cards are waited for: the rest comes without them. */
+export const graphicsMilliseconds = 10_000;
+
+/** Bytes of what a machine says of itself. */
+export const describeBytesMax = 64 * 1024;
 
 /** How often a refused machine repeats its refusal. */
 export const refusalRepeatMilliseconds = 3_600_000;
@@ -184,6 +190,7 @@ export const engineEventBytesMax = 1024 * 1024;
 export const engineContainersMax = 10_000;
 
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
+assert(graphicsMilliseconds < describeAnswerMilliseconds, 'a description comes without what hangs');
 assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');
 assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);
 assert(publishRetryMilliseconds.min < publishRetryMilliseconds.max);

@@ -224,7 +224,7 @@ class Holding {
     const { settings, identity, session, interval_ms, clock } = this.#agent;
     const { tags } = settings;
     const time_us = clock.now_us();
-    return describe(identity, { session, time_us, agent_version: version, interval_ms, tags }, clock);
+    return describe(identity, { session, time_us, agent_version: version, interval_ms, tags });
   }
 
   /** Sends a message until the log has taken it, or the agent ends. */
