@@ -56,7 +56,7 @@ export class CommandReader {
       }
       // A buffer of its own: a read that was given up may still come back.
       const buffer = Buffer.allocUnsafe(commandBytesMax);
-      read(descriptor, buffer, 0, buffer.length, 0, (error, length) => {
+      read(descriptor, buffer, 0, buffer.length, null, (error, length) => {
         closeSync(descriptor);
         resolve(error ? [] : splitCommand(buffer.toString('utf8', 0, length)));
       });
@@ -174,7 +174,7 @@ function withoutSecretWords(words: readonly string[], isNested: boolean): string
     hideNext =
       (/^(?:--?|\/)[a-z][\w.-]*$/i.test(word) && secretWord.test(word)) ||
       /^(?:bearer|basic)$/i.test(word) ||
-      (/^["']?[\w-]+:$/.test(word) && secretWord.test(word.slice(0, -1)));
+      (/^[^\w-]{0,3}[\w.-]+["']?[:=]$/.test(word) && secretWord.test(word.replace(/[^\w.-]/g, '')));
     shown.push(withoutSecrets(word));
   }
   return shown.join(' ');

@@ -102,8 +102,8 @@ class Seen {
   class = '';
   /** Seconds since boot since when it has that class. */
   since_s = Number.NaN;
-  /** Its start was recorded, or was before the agent's: its stop will be. */
-  isRecorded = false;
+  /** As what its start was recorded, or would have been had the agent run then: as that its stop will be. */
+  recorded: ProcessIdentity | undefined;
   hasEnded = false;
   /** Its file stat, kept open. */
   descriptor: number | undefined;
@@ -434,10 +434,10 @@ class Scanner {
       seen.class = identity.class;
       // The workers of a program, as of a web server or a compiler, are part of it: only the outermost process is recorded.
       if (quietClasses.has(seen.class) || this.#isWorker(seen)) continue;
-      seen.isRecorded = true;
+      seen.recorded = { ...identity };
       if (this.#scan === 1) continue;
       const isNow = !isFirst || Number.isNaN(seen.startTime_s);
-      this.#record(seen, 'start', isNow ? {} : { time_us: Math.round(seen.startTime_s * 1e6) });
+      this.#record(seen.pid, seen.recorded, 'start', isNow ? {} : { time_us: Math.round(seen.startTime_s * 1e6) });
     }
   }
 
@@ -451,29 +451,26 @@ class Scanner {
   }
 
   #stopped(seen: Seen, code: number): void {
-    if (!seen.isRecorded) return;
-    seen.isRecorded = false;
+    const { recorded } = seen;
+    if (!recorded) return;
+    seen.recorded = undefined;
     const duration_s = this.#uptime_s - seen.since_s;
-    this.#record(seen, 'stop', { code, duration_s: duration_s >= 0 ? duration_s : Number.NaN });
+    this.#record(seen.pid, recorded, 'stop', { code, duration_s: duration_s >= 0 ? duration_s : Number.NaN });
   }
 
-  #record(seen: Seen, action: string, more: { time_us?: number; duration_s?: number; code?: number }): void {
+  #record(
+    pid: number,
+    { name, class: className, container, command = '' }: ProcessIdentity,
+    action: string,
+    more: { time_us?: number; duration_s?: number; code?: number },
+  ): void {
     if (this.#eventsLeft === 0) {
       this.#eventsLost++;
       return;
     }
     this.#eventsLeft--;
-    const { name, container, command = '' } = seen.identity;
-    this.#context.events.record({
-      kind: 'process',
-      action,
-      entity: String(seen.pid),
-      name,
-      class: seen.class,
-      container,
-      detail: command,
-      ...more,
-    });
+    const event = { kind: 'process' as const, action, entity: String(pid), name, class: className, container };
+    this.#context.events.record({ ...event, detail: command, ...more });
   }
 
   async #readIoInTurns(now: readonly Seen[]): Promise<void> {
