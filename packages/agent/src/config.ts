@@ -87,6 +87,10 @@ const settings = Type.Object({
       default: 'libnvidia-ml.so.1',
       description: 'The library of NVIDIA that is asked for its GPUs',
     }),
+    nvidia_smi: Type.String({
+      default: 'nvidia-smi',
+      description: 'The program that is asked where the library of NVIDIA is missing or fails',
+    }),
   }),
   llm: Type.Object({
     servers: Type.Array(Type.String({ pattern: '^(https?://)?[^/\\s]+/?$' }), {

@@ -296,3 +296,34 @@ export const sameHappeningMilliseconds = 5000;
 
 assert(cgroupLookMilliseconds.unwatched < cgroupLookMilliseconds.watched);
 assert(cgroupFoldersPerTickMax < cgroupFoldersMax);
+
+// GPUs.
+
+/** How often they are asked: some 30 calls for each GPU of NVIDIA. */
+export const gpuSampleMilliseconds = 5000;
+
+/** After so many samples what changes seldom is read anew: names, limits, instances; each minute at most. */
+export const gpuStaticRounds = 12;
+
+/** GPUs of one driver: more than any machine has. */
+export const gpusMax = 64;
+
+/** Processes on one GPU. */
+export const gpuProcessesMax = 10_000;
+
+/** Errors that are taken from the driver at a time; more wait for the next sample. */
+export const gpuEventsPerRoundMax = 100;
+
+/** Clients of GPUs of the kernel's drivers: each is a file to read. */
+export const drmClientsMax = 1000;
+
+/** How long nvidia-smi has to answer, and the pause from one start to the next: it takes half a second of CPU time, and more. */
+export const nvidiaSmiMilliseconds = { answer: 10_000, pause: 15_000 } as const;
+
+/** Bytes of its answer: about 60 kB for each GPU. */
+export const nvidiaSmiBytesMax = 16 * 1024 * 1024;
+
+assert(nvidiaSmiMilliseconds.answer < nvidiaSmiMilliseconds.pause, 'one is gone before the next is started');
+
+/** Stack of a call of a native library on another thread: as programs give their threads; only what is used takes memory. */
+export const nativeStackBytes = 2 * 1024 * 1024;

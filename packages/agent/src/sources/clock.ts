@@ -1,5 +1,6 @@
 import type { Clock, Tables } from '@fleetreel/proto';
 import { singleRow } from '#columns.ts';
+import { loadKoffi } from '#native.ts';
 import { type Context, type Source, Unavailable } from '#source.ts';
 
 /** A clock drifts slowly: parts of a million. */
@@ -34,8 +35,7 @@ export function parseTimex(timex: Buffer, result: number): { [K in keyof Clock]:
 export type Adjtimex = (timex: Buffer) => number;
 
 async function systemAdjtimex(): Promise<Adjtimex> {
-  // Loaded only here: a native module of some megabytes.
-  const { default: koffi } = await import('koffi').catch((cause: unknown) => {
+  const koffi = await loadKoffi().catch((cause: unknown) => {
     throw new Unavailable(`The module koffi can't be loaded: ${(cause as Error).message}`, { cause });
   });
   const adjtimex = koffi.load(null).func('int adjtimex(void *timex)');

@@ -10,6 +10,7 @@ import { container } from '#sources/container.ts';
 import { cpu } from '#sources/cpu.ts';
 import { diskIo } from '#sources/disk_io.ts';
 import { filesystem } from '#sources/filesystem.ts';
+import { gpu } from '#sources/gpu.ts';
 import { llm } from '#sources/llm.ts';
 import { memory } from '#sources/memory.ts';
 import { netInterface } from '#sources/net_interface.ts';
@@ -49,6 +50,7 @@ const linux: readonly MakeSource[] = [
   processes,
   perf,
   container,
+  gpu,
   llm,
 ];
 
