@@ -1,14 +1,25 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest';
 import { type CgroupMounts, parseCgroupMounts } from '#cgroup.ts';
 import { noEngines } from '#engine.ts';
-import type { Context, Source } from '#source.ts';
+import type { Context } from '#source.ts';
 import { container } from '#sources/container.ts';
 import { expectContract, type Row, rows, systemContext } from '#sources/testing.ts';
 
@@ -112,12 +123,14 @@ function box(): Box {
   return made;
 }
 
-async function opened(): Promise<{ context: Context; source: Source; row: (of: Box) => Promise<Row | undefined> }> {
-  const context = systemContext();
+/** The source without an engine. */
+async function opened(proc = '/proc') {
+  const here = systemContext();
+  const context: Context = { ...here, roots: { ...here.roots, proc } };
   const source = container(context, noEngines);
   await source.open();
   onTestFinished(() => source.close());
-  const row = async (of: Box) => {
+  const row = async (of: Box): Promise<Row | undefined> => {
     const tables = await source.sample();
     expectContract(tables, source);
     return rows(tables.container, 'container')[of.short];
@@ -327,7 +340,46 @@ test('containers that come and go at any moment never break a sample, and none s
   expect([...seen]).toEqual(expect.arrayContaining(boxes.map(({ short }) => short)));
   const left = (await source.sample()).container?.container ?? [];
   expect(left.filter((id) => boxes.some(({ short }) => short === id))).toEqual([]);
+  const open = readdirSync('/proc/self/fd').map((descriptor) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${descriptor}`);
+    } catch {
+      return '';
+    }
+  });
+  expect(open.filter((path) => path.includes(parent) && !path.endsWith('/docker'))).toEqual([]);
 });
+
+test.each([
+  ['as they are mounted', false],
+  ['in version 2 alone', true],
+])('the last CPU time of one that has run for long is read when its processes have left, %s', async (_, isV2Alone) => {
+  if (mounts.v2 === '') return;
+  const old = box();
+  const { pid } = old.run(busy);
+  const { source, row } = await opened(isV2Alone ? version2Alone() : undefined);
+  await pause(300);
+  expect(Number((await row(old))?.cpu_seconds_total)).toBeGreaterThan(0.05);
+  await pause(700);
+  const known = cpuOf(pid);
+  kill(Number(pid));
+  await pause(50);
+  await old.remove();
+  await pause(50);
+  const seen = await row(old);
+  expect(seen?.state).toBe('exited');
+  expect(Number(seen?.cpu_seconds_total)).toBeGreaterThan(known * 0.97);
+  await source.sample();
+});
+
+/** A folder for /proc in which only version 2 is mounted. */
+function version2Alone(): string {
+  const proc = mkdtempSync(join(tmpdir(), 'fleetreel-proc-'));
+  onTestFinished(() => rmSync(proc, { recursive: true }));
+  mkdirSync(join(proc, 'self'));
+  writeFileSync(join(proc, 'self/mountinfo'), `30 23 0:27 / ${mounts.v2} rw - cgroup2 cgroup2 rw\n`);
+  return proc;
+}
 
 test('a cgroup that is made again at once, under the same name, is another one', async () => {
   const { source, row } = await opened();

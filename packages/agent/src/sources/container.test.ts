@@ -495,6 +495,27 @@ test('what engines tell becomes events, once, whoever comes first', async () => 
   await source.close();
 });
 
+test('an engine that is late does not bring a container back; one whose cgroup is not seen is what its engine says', async () => {
+  using tree = empty();
+  const told = new Told();
+  start(tree, 'a', 1);
+  told.put(idOf('a'));
+  told.put(idOf('b'));
+  const source = container(tree.context, told);
+  await source.open();
+  const stateOf = async () =>
+    Object.fromEntries(Object.entries(await sampled(source)).map(([id, { state }]) => [id[0], state]));
+  expect(await stateOf()).toEqual({ a: 'running', b: 'running' });
+  rmSync(tree.path(scopeOf('a')), { recursive: true });
+  await pause(60);
+  for (let tick = 0; tick < 3; tick++) expect(await stateOf()).toEqual({ a: 'exited', b: 'running' });
+  told.put(idOf('a'), { state: 'exited', exitCode: 0 });
+  expect(await stateOf()).toEqual({ a: 'exited', b: 'running' });
+  told.put(idOf('a'), { state: 'running' });
+  expect(await stateOf()).toEqual({ a: 'running', b: 'running' });
+  await source.close();
+});
+
 test('names of any kind stay as they are', async () => {
   using tree = empty();
   start(tree, 'a', 1);

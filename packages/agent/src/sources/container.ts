@@ -75,6 +75,8 @@ class ContainerSource implements Source {
   readonly #young = new Set<Tracked>();
   /** When it was told last that memory had run out in a container, by id: the kernel and the engine both tell. */
   readonly #oomToldAt_ms = new Map<string, number>();
+  /** Those that have ended, while their engine does not know it yet. */
+  readonly #endedUnknown = new Set<string>();
   /** Who reads a network namespace. */
   readonly #networks = new Map<string, Tracked>();
   readonly #devices: BlockDevices;
@@ -179,6 +181,7 @@ class ContainerSource implements Source {
     this.#tracked.clear();
     this.#byPath.clear();
     this.#ended.clear();
+    this.#endedUnknown.clear();
     this.#young.clear();
     this.#oomToldAt_ms.clear();
     this.#networks.clear();
@@ -219,6 +222,7 @@ class ContainerSource implements Source {
       endedAt_ms: Number.NaN,
       oomKills: isNew ? 0 : Number.NaN,
     };
+    this.#endedUnknown.delete(id);
     this.#tracked.set(id, tracked);
     this.#byPath.set(path, tracked);
     this.#watchEnd(tracked);
@@ -259,6 +263,7 @@ class ContainerSource implements Source {
     this.#young.delete(tracked);
     this.#release(tracked);
     if (this.#ended.size < containersMax) this.#ended.set(tracked.id, tracked);
+    if (tracked.told && isAlive(tracked.told)) this.#endedUnknown.add(tracked.id);
   }
 
   #release(tracked: Tracked): void {
@@ -562,14 +567,22 @@ class ContainerSource implements Source {
     }
   }
 
-  /** Containers that only an engine knows: they are not running, and have no numbers. */
+  /** Containers that only an engine knows: most are not running, others have cgroups that are not seen here. They have no numbers. */
   #pushStopped(table: Container): void {
     const stopped: EngineContainer[] = [];
     for (const [id, told] of this.#engines.containers)
       if (!this.#tracked.has(id) && !this.#ended.has(id)) stopped.push(told);
     if (stopped.length > stoppedContainersMax) stopped.sort((a, b) => (b.finishedAt_us || 0) - (a.finishedAt_us || 0));
-    for (const told of stopped.slice(0, stoppedContainersMax))
-      pushRow(table, { id: told.id.slice(0, 12), engine: told.engine, podUid: '' }, told, this.#labels, Number.NaN);
+    for (const id of this.#endedUnknown) {
+      const told = this.#engines.containers.get(id);
+      if (!told || !isAlive(told)) this.#endedUnknown.delete(id);
+    }
+    for (const told of stopped.slice(0, stoppedContainersMax)) {
+      const id = told.id.slice(0, 12);
+      const hasEnded = this.#endedUnknown.has(id) || !isAlive(told);
+      const row = { id, engine: told.engine, podUid: '', hasEnded };
+      pushRow(table, row, told, this.#labels, Number.NaN);
+    }
   }
 }
 
@@ -589,7 +602,13 @@ const actions: Readonly<Record<EngineChange['action'], string>> = {
 /** The numbers of a container that has none. */
 const nothing = { now: new Float64Array(64).fill(Number.NaN), rates: new Float64Array(64).fill(Number.NaN) };
 
-type RowOf = Pick<Tracked, 'id' | 'engine' | 'podUid'> & Partial<Pick<Tracked, 'files' | 'endedAt_us'>>;
+type RowOf = Pick<Tracked, 'id' | 'engine' | 'podUid'> & {
+  files?: CgroupFiles;
+  endedAt_us?: number;
+  hasEnded?: boolean;
+};
+
+const isAlive = ({ state }: EngineContainer): boolean => state === 'running' || state === 'paused';
 
 function pushRow(
   table: Container,
@@ -605,7 +624,8 @@ function pushRow(
   table.name.push(told?.name || row.id);
   table.engine.push(told?.engine || row.engine);
   table.image.push(told?.image ?? '');
-  table.state.push(stateOf(isRunning, told, now[at.pids]!));
+  const hasEnded = row.hasEnded ?? !isRunning;
+  table.state.push(stateOf(hasEnded, told, now[at.pids]!));
   table.health.push(told?.health ?? '');
   table.compose_project.push(label('com.docker.compose.project') || label('io.podman.compose.project'));
   table.compose_service.push(label('com.docker.compose.service') || label('io.podman.compose.service'));
@@ -626,9 +646,11 @@ function pushRow(
 }
 
 /** What an engine said before the end is not true after it. */
-function stateOf(isRunning: boolean, told: EngineContainer | undefined, pids: number): string {
-  if (!isRunning) return told && told.state !== 'running' && told.state !== 'paused' ? told.state : 'exited';
-  if (told && told.state !== '' && told.state !== 'exited') return told.state;
+function stateOf(hasEnded: boolean, told: EngineContainer | undefined, pids: number): string {
+  const state = told?.state ?? '';
+  if (hasEnded) return state !== '' && told && !isAlive(told) ? state : 'exited';
+  // An engine may be late, too, with one that has started.
+  if (state !== '' && state !== 'exited' && state !== 'dead') return state;
   return pids === 0 ? '' : 'running';
 }
 
