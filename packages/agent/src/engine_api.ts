@@ -201,6 +201,7 @@ const attributeNames = new Set([
   'oldName',
   'execDuration',
   'health_status',
+  'healthStatus',
   'health_log',
   'health_failing_streak',
   'error',
@@ -228,7 +229,10 @@ export function parseEvent(line: string): EngineEvent | undefined {
     image: attributes.image ?? '',
     labels: Object.fromEntries(Object.entries(attributes).filter(([name]) => !attributeNames.has(name))),
     exitCode: action === 'die' && exitCode !== undefined && exitCode !== '' ? Number(exitCode) : Number.NaN,
-    health: action === 'health_status' ? told || text(HealthStatus) || (attributes.health_status ?? '') : '',
+    health:
+      action === 'health_status'
+        ? told || text(HealthStatus) || attributes.health_status || attributes.healthStatus || ''
+        : '',
     // Nanoseconds are beyond what a double holds to the last digit: microseconds are not.
     time_us: typeof timeNano === 'number' ? Math.floor(timeNano / 1000) : number(time) * 1e6,
   };

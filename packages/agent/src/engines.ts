@@ -111,22 +111,23 @@ export class SocketEngines implements Engines {
 /** The sockets that a setting means: a path below the folder of run-time files, or absolute; `*` is any one folder. */
 export function socketsAt(run: string, pattern: string): string[] {
   const path = isAbsolute(pattern) ? pattern : join(run, pattern);
-  const [before, ...after] = path.split('/*/');
-  const rest = after.join('/*/');
-  if (before === undefined) return [];
-  if (rest === '') return isSocket(path) ? [realpathSync(path)] : [];
+  const star = path.indexOf('/*/');
+  if (star < 0) return socketAt(path, true);
+  const [before, after] = [path.slice(0, star), path.slice(star + 3)];
   try {
-    return readdirSync(before).flatMap((name) => socketsAt(run, join(before, name, rest)));
+    // The folders of other users are closed to all but root, with an engine in them or without.
+    return readdirSync(before).flatMap((name) => socketAt(join(before, name, after), false));
   } catch {
     return [];
   }
 }
 
-function isSocket(path: string): boolean {
+/** The socket at a path, if there is one. One that is named may be behind a closed folder: it is tried, and fails with a reason. */
+function socketAt(path: string, isNamed: boolean): string[] {
   try {
-    return statSync(path).isSocket();
-  } catch {
-    return false;
+    return statSync(path).isSocket() ? [realpathSync(path)] : [];
+  } catch (error) {
+    return isNamed && (error as NodeJS.ErrnoException).code === 'EACCES' ? [path] : [];
   }
 }
 
