@@ -57,7 +57,7 @@ test('every bound has a reason', () => {
 });
 
 test('every module is imported by another, or is a program, a test or a page', () => {
-  const entries = /(\.test\.ts|\.config\.ts|\/main\.ts|\/\+[a-z]+\.(ts|svelte)|\.d\.ts|run\.mjs)$/;
+  const entries = /(\.test\.ts|\.bench\.ts|\.config\.ts|\/main\.ts|\/\+[a-z]+\.(ts|svelte)|\.d\.ts|run\.mjs)$/;
   const named = ['test/closing-line.ts', 'packages/proto/generate.ts', 'deploy/build.ts', 'deploy/generate.ts'];
   const all =
     code.map(text).join('\n') +

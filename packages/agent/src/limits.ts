@@ -271,8 +271,10 @@ export const stoppedContainersMax = 100;
 /** Folders of cgroups that are watched for new ones: a bound on the kernel's memory, and on the system's share of watches. */
 export const cgroupWatchesMax = 256;
 
-/** Folders of cgroups that a look for containers visits at most, and in one tick: 3 us each where nothing is below. */
+/** Folders of cgroups that a look for containers visits at most: more than any host has. */
 export const cgroupFoldersMax = 20_000;
+
+/** Folders of cgroups that are visited in one tick: 3 us each where nothing is below. */
 export const cgroupFoldersPerTickMax = 400;
 
 /** The pause between two looks for containers through all cgroups, where changes are told by the kernel, and where they are not. */
