@@ -18,13 +18,19 @@ const programs: readonly { name: RegExp; command?: RegExp; port: number }[] = [
   // The kernel keeps 15 characters: text-generation-launcher and -router.
   { name: /^text-generation$/, port: 3000 },
   { name: /^(vllm|VLLM::APIServer.*)$/, port: 8000 },
-  { name: /^(python|pt_main)/, command: /\bvllm[ .]/, port: 8000 },
-  { name: /^(python|pt_main)/, command: /\bsglang(\.launch_server| serve)/, port: 30_000 },
+  { name: /^(python|pt_main)/, command: /\bvllm( serve|\.entrypoints)\b/, port: 8000 },
+  { name: /^(python|pt_main)/, command: /\bsglang(\.launch_server| serve)\b/, port: 30_000 },
   { name: /^(python|pt_main)/, command: /\bllama_cpp\.server\b/, port: 8000 },
   { name: /^(node|MainThread|fleetreel)/, command: /\bllm-proxy\b/, port: proxyPort },
 ];
 
-/** Every so many scans all processes are looked at, else only new ones: a process may become another program. */
+/** Parts of engines, which listen only for each other. */
+const workers = /^(VLLM::(?!APIServer)|sglang::)/;
+
+/**
+ * Every so many scans all processes are looked at, else only new ones: a process may become another program. The kernel
+ * takes some 10 ms to list the sockets: they are looked at then, and when there is something to be found among them.
+ */
 const wholeScanEvery = 10;
 /** Sockets of one process that are looked at, and its ports that are asked: engines listen on others for themselves. */
 const descriptorsMax = 4096;
@@ -37,7 +43,9 @@ export class Discovery {
   readonly #processes: Processes;
   readonly #known = new Set<number>();
   /** Processes that may serve, with their program's port. */
-  readonly #servers = new Map<number, number | undefined>();
+  readonly #servers = new Map<number, { name: string; port: number | undefined }>();
+  #unseen: string[] = [];
+  #hasOwnPort = false;
   #scans = 0;
 
   constructor(roots: Pick<Roots, 'proc'>, processes: Processes) {
@@ -45,17 +53,30 @@ export class Discovery {
     this.#processes = processes;
   }
 
+  /** Programs that seem to serve where it can't be seen, with their process: `vllm (1234)`. */
+  get unseen(): readonly string[] {
+    return this.#unseen;
+  }
+
   /** Addresses that may be servers, as `127.0.0.1:11434`. */
   addresses(): string[] {
-    const listening = this.#listening();
+    const isWhole = this.#scans++ % wholeScanEvery === 0;
+    this.#scan(isWhole);
+    const isWorthwhile = isWhole || this.#hasOwnPort || this.#servers.size > 0;
+    const listening = isWorthwhile ? this.#listening() : new Map<string, Socket>();
     const found = new Map<number, Socket>();
     const add = (socket: Socket): void => {
       // Of one port the loopback address is enough.
       if (!found.has(socket.port) || socket.host === '127.0.0.1') found.set(socket.port, socket);
     };
     for (const socket of listening.values()) if (ownPorts.includes(socket.port)) add(socket);
-    this.#scan();
-    for (const [pid, port] of this.#servers) for (const socket of this.#socketsOf(pid, port, listening)) add(socket);
+    this.#hasOwnPort = found.size > 0;
+    this.#unseen = [];
+    for (const [pid, { name, port }] of this.#servers) {
+      const sockets = this.#socketsOf(pid, port, listening);
+      for (const socket of sockets) add(socket);
+      if (sockets.length === 0 && this.#isHidden(pid)) this.#unseen.push(`${name} (${pid})`);
+    }
     return [...found.values()]
       .slice(0, llmServersMax)
       .map(({ host, port }) => `${host}:${port}`)
@@ -63,8 +84,8 @@ export class Discovery {
   }
 
   /** Looks for programs among the processes. */
-  #scan(): void {
-    if (this.#scans++ % wholeScanEvery === 0) this.#known.clear();
+  #scan(isWhole: boolean): void {
+    if (isWhole) this.#known.clear();
     const alive = new Set<number>();
     for (const name of entriesOf(this.#proc)) {
       const pid = Number(name);
@@ -73,21 +94,30 @@ export class Discovery {
       if (this.#known.has(pid)) continue;
       this.#known.add(pid);
       const served = this.#isServer(pid);
-      if (served) this.#servers.set(pid, served.port);
+      if (served) this.#servers.set(pid, served);
       else this.#servers.delete(pid);
     }
     for (const pid of this.#servers.keys()) if (!alive.has(pid)) this.#servers.delete(pid);
     for (const pid of this.#known) if (!alive.has(pid)) this.#known.delete(pid);
   }
 
-  #isServer(pid: number): { port: number | undefined } | undefined {
+  #isServer(pid: number): { name: string; port: number | undefined } | undefined {
     const name = readOnce(join(this.#proc, String(pid), 'comm')).trim();
+    if (workers.test(name)) return undefined;
     const program = programs.find(
       (one) => one.name.test(name) && (one.command === undefined || one.command.test(this.#command(pid))),
     );
-    if (program === undefined) return this.#processes.identity(pid)?.class === 'llm' ? { port: undefined } : undefined;
+    if (program === undefined)
+      return this.#processes.identity(pid)?.class === 'llm' ? { name, port: undefined } : undefined;
     // What Ollama starts for a model serves Ollama alone.
-    return this.#parentName(pid) === 'ollama' ? undefined : { port: program.port };
+    return this.#parentName(pid) === 'ollama' ? undefined : { name, port: program.port };
+  }
+
+  /** Its sockets may not be seen, or are in another network. What has none for all to see is a client. */
+  #isHidden(pid: number): boolean {
+    const folder = join(this.#proc, String(pid));
+    if (entriesOf(join(folder, 'fd')).length === 0) return true;
+    return linkOf(join(folder, 'ns/net')) !== linkOf(join(this.#proc, 'self/ns/net'));
   }
 
   #command(pid: number): string {

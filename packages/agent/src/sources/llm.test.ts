@@ -270,6 +270,7 @@ test('Ollama: what is loaded, and for how long', async () => {
   const sample = await source.sample();
   expectContract(sample, source);
   filled.push(sample);
+  expect(source.limitations?.()).toEqual([expect.stringMatching(/\(ollama\) publishes no metrics: .* llm-proxy/)]);
   expect(rows(sample.llm_server, 'server')).toEqual({
     [server.address]: { kind: 'ollama', version: '0.0.0', proxy: '', models_count: 1 },
   });
@@ -350,7 +351,9 @@ test('hostile answers: endless, broken, of another kind, with names of 4 KB and 
   expect(sample.llm_server?.server).toEqual([named.address]);
   expect(sample.llm_model?.model[0]).toBe(name.slice(0, 4096));
   expect(rows(sample.llm_model, 'server')[named.address]).not.toHaveProperty('size_bytes');
-  expect(source.limitations?.()).toEqual([expect.stringMatching(/does not answer: an answer has more than \d+ bytes/)]);
+  expect(source.limitations?.()).toEqual(
+    expect.arrayContaining([expect.stringMatching(/does not answer: an answer has more than \d+ bytes/)]),
+  );
   await source.close();
 });
 
@@ -425,12 +428,16 @@ test('servers are found by programs and their sockets; what is none is never ask
   putProcess(tree, 14, 'python3', ['python3', '-m', 'http.server', '8000'], [10]);
   putProcess(tree, 15, 'vllm', ['/usr/bin/python3', '/usr/bin/vllm', 'serve', '--port', '8001']);
   putProcess(tree, 16, 'ollama', ['ollama', 'runner', '--port', '41000'], [14], 17);
-  putProcess(tree, 17, 'ollama', ['ollama', 'serve'], []);
+  // A client, which listens nowhere.
+  putProcess(tree, 17, 'ollama', ['ollama', 'run'], [99]);
   const discovery = new Discovery(tree.context.roots, tree.context.processes);
   const expected = ['127.0.0.1:11435', '127.0.0.1:30001', '127.0.0.1:8001', '127.0.0.1:9001'];
   expect(discovery.addresses()).toEqual(expected);
+  expect(discovery.unseen).toEqual([]);
   tree.remove('proc/12');
   putProcess(tree, 18, 'ollama', ['ollama', 'serve']);
+  putProcess(tree, 19, 'llama-server', ['llama-server', '--port', '9009']);
   tree.write('proc/net/tcp', `${heading}${socket('00000000:2CAA', '0A', 30)}${socket('0100007F:7531', '0A', 13)}`);
   expect(discovery.addresses()).toEqual(['127.0.0.1:11434', '127.0.0.1:30001']);
+  expect(discovery.unseen).toEqual(['vllm (15)', 'llama-server (19)']);
 });

@@ -57,10 +57,7 @@ export function llm(context: Context): Source {
       };
     },
     close: () => known.clear(),
-    limitations: () =>
-      known.all.flatMap(({ endpoint }) =>
-        endpoint.trouble === '' ? [] : `${endpoint.address} (${endpoint.kind ?? 'unknown'}) ${endpoint.trouble}.`,
-      ),
+    limitations: () => known.limitations(),
   };
 }
 
@@ -97,7 +94,10 @@ class KnownServers {
       if (!endpoint.isNamed && !endpoint.isPolling && !found.includes(endpoint.address)) endpoint.isGone = true;
     if (this.#watched.size === 0)
       throw new Unavailable(
-        'no server of language models (Ollama, vLLM, llama.cpp, TGI, SGLang) listens here; others are named by llm.servers',
+        [
+          'no server of language models (Ollama, vLLM, llama.cpp, TGI, SGLang) listens here; others are named by llm.servers',
+          ...this.#unseen(),
+        ].join('. '),
       );
   }
 
@@ -125,6 +125,25 @@ class KnownServers {
         onGone(endpoint.address);
       }
     }
+  }
+
+  limitations(): string[] {
+    const proxied = this.all.map(({ last }) => last?.proxied?.upstream);
+    const troubles = this.all.flatMap(({ endpoint: { address, kind, trouble } }) => {
+      const isUnmeasured = trouble === '' && kind === 'ollama' && !proxied.includes(address);
+      const what = isUnmeasured
+        ? 'publishes no metrics: its requests, tokens and times are seen when `fleetreel-agent llm-proxy` is put in front of it'
+        : trouble;
+      return what === '' ? [] : `${address} (${kind ?? 'unknown'}) ${what}.`;
+    });
+    return [...troubles, ...this.#unseen()];
+  }
+
+  #unseen(): string[] {
+    return this.#discovery.unseen.map(
+      (program) =>
+        `${program} may serve where it can't be seen: run the agent as root, or name the address in llm.servers.`,
+    );
   }
 
   clear(): void {
