@@ -236,8 +236,7 @@ test('GPUs of one name are told apart, with their processes', async () => {
   await page.getByRole('link', { name: 'GPUs' }).click();
   await expect.poll(() => table('gpu').locator('tbody tr').count(), patience).toBe(2);
   const row = table('gpu_process').locator('tbody tr');
-  for (const text of ['4711', '1.00 GiB', 'H100 …aaaa'])
-    await row.getByText(text, { exact: true }).waitFor();
+  for (const text of ['4711', '1.00 GiB', 'H100 …aaaa']) await row.getByText(text, { exact: true }).waitFor();
   await chart('gpu.used').getByText('H100 …bbbb').waitFor();
 });
 
