@@ -271,18 +271,16 @@ function processesOf(gpu: Xml, row: GpuRow, instances: readonly GpuRow[]): GpuPr
 
 /** All rows of the answer of `nvidia-smi -q -x`. @throws SyntaxError where it is none */
 export function parseNvidiaSmi(answer: string): GpuReading {
-  // A long list that is not needed, and not always well-formed.
-  const brief = answer.replace(/<supported_clocks>[\s\S]*?<\/supported_clocks>/g, '');
+  // A long list that is not needed, and not always well-formed. Names may be written as they are, and programs call themselves
+  // what they like: a line with one that looks like more elements has none.
+  const brief = answer
+    .replace(/<supported_clocks>[\s\S]*?<\/supported_clocks>/g, '')
+    .replace(/<process_name>(.*)<\/process_name>[ \t]*$/gm, (line, name: string) => (name.includes('<') ? '' : line));
   let log: Xml;
   try {
     log = parseXml(brief);
   } catch {
-    // A name may have been written as it is: whatever a program calls itself. Nobody else's rows end with it.
-    log = parseXml(
-      brief
-        .replace(/<process_name>.*<\/process_name>[ \t]*$/gm, '')
-        .replace(/<process_name>[\s\S]*?<\/process_name>/g, ''),
-    );
+    log = parseXml(brief.replace(/<process_name>[\s\S]*?<\/process_name>/g, ''));
   }
   const about = { driver: textOf(log, 'driver_version'), cuda: textOf(log, 'cuda_version') };
   const readings = (log.children.get('gpu') ?? []).map((gpu) => rowsOf(gpu, about));
@@ -292,16 +290,18 @@ export function parseNvidiaSmi(answer: string): GpuReading {
 /** Runs nvidia-smi; at most one at a time, which is gone when its time is over, or when it is closed. */
 export class NvidiaSmi {
   readonly #command: string;
+  readonly #answer_ms: number;
   #child: ChildProcess | undefined;
 
-  constructor(command: string) {
+  constructor(command: string, answer_ms: number = nvidiaSmiMilliseconds.answer) {
     this.#command = command;
+    this.#answer_ms = answer_ms;
   }
 
   /** @throws Error where it can't be run, fails, hangs, or says something else */
   async read(): Promise<GpuReading> {
     const { answer, code, isLate } = await this.#run();
-    if (isLate) throw new Error(`nvidia-smi has not answered for ${nvidiaSmiMilliseconds.answer / 1000} s`);
+    if (isLate) throw new Error(`nvidia-smi has not answered for ${this.#answer_ms / 1000} s`);
     // It says on its standard output why it fails, in one line.
     if (code !== 0 && !answer.includes('</nvidia_smi_log>'))
       throw new Error(
@@ -331,7 +331,7 @@ export class NvidiaSmi {
         child.stdout.destroy();
         child.unref();
         finish(null);
-      }, nvidiaSmiMilliseconds.answer);
+      }, this.#answer_ms);
       const finish = (code: number | null): void => {
         clearTimeout(limit);
         this.#child = undefined;

@@ -1,5 +1,7 @@
-import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFileSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Tables } from '@fleetreel/proto';
@@ -7,6 +9,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { systemClock } from '#clock.ts';
 import { standardLibrary } from '#gpu/nvidia.ts';
 import { gpuStaticRounds } from '#limits.ts';
+import { nativeCalls } from '#native.ts';
 import type { Context, Source } from '#source.ts';
 import { gpu } from '#sources/gpu.ts';
 import {
@@ -584,3 +587,92 @@ test('every column of a GPU of NVIDIA is filled by its library', async () => {
     'gpu_process.host_memory_used_bytes',
   ]);
 });
+
+test('a call that hangs: nothing else is asked, it is said, and it goes on when the driver does', async () => {
+  const tree = new SteppedTree();
+  amdCard(tree);
+  const standIn = new StandIn({ count: 2, ...of(0, full), ...of(1, bare) });
+  const { sample, source } = await watch(standIn.library, tree);
+  await until(async () => ((await sample()).gpu?.gpu.includes(firstGpu) ? true : undefined));
+  standIn.set({ '0.power': 'hang', '0.name': 'asked again' });
+  for (let round = 0; round < 4; round++) {
+    const begin_ms = performance.now();
+    const tables = await sample();
+    // Less than a tick waits for a source, with what a busy machine adds.
+    expect(performance.now() - begin_ms).toBeLessThan(3000);
+    // The GPUs of others go on.
+    expect(tables.gpu?.vendor).toEqual(['amd']);
+    expect(nativeCalls.underWay).toBe(1);
+    await systemClock.sleep(200);
+  }
+  expect(source.limitations?.()).toEqual([]);
+  // The test's clock stands still: let it be later.
+  tree.context.clock.advance(7);
+  await sample();
+  expect(source.limitations?.()).toEqual([expect.stringMatching(/^The driver of NVIDIA has not answered for 7 s/)]);
+  // Neither closing nor opening waits for it or asks anew.
+  await source.close();
+  await source.open();
+  expect((await sample()).gpu?.vendor).toEqual(['amd']);
+  expect(nativeCalls.underWay).toBe(1);
+  standIn.set({ '0.power': 412_345 });
+  await until(async () => ((await sample()).gpu?.gpu.includes(firstGpu) ? true : undefined));
+  expect(source.limitations?.()).toEqual([]);
+});
+
+test('a driver that hangs from the beginning, alone: the source fails with the reason', async () => {
+  const standIn = new StandIn({ count: 1, ...of(0, full), init: 'hang' });
+  const { sample, context } = await watch(standIn.library);
+  await sample();
+  context.clock.advance(30);
+  expect(await failure(sample)).toMatch(/^The driver of NVIDIA has not answered for 30 s/);
+  standIn.without('init');
+  await until(() =>
+    sample().then(
+      ({ gpu: table }) => table,
+      () => undefined,
+    ),
+  );
+});
+
+test('files are read while calls hang: they keep one of the threads', async () => {
+  const standIn = new StandIn({ count: 1, ...of(0, full), '0.power': 'hang' });
+  const { sample } = await watch(standIn.library);
+  await sample();
+  await until(async () => (nativeCalls.underWay === 1 ? true : undefined));
+  for (let round = 0; round < 5; round++) await sample();
+  expect(nativeCalls.underWay).toBe(1);
+  // Three others are free: this would not end without them.
+  const names = Array.from({ length: 30 }, () => stat(import.meta.filename));
+  expect(await Promise.all(names)).toHaveLength(30);
+  standIn.set({ '0.power': 1 });
+  await until(async () => (await sample()).gpu);
+});
+
+test('the agent ends though a call hangs', async () => {
+  const standIn = new StandIn({ count: 1, ...of(0, full), '0.power': 'hang' });
+  const ends = async (end: string): Promise<number | null> => {
+    const program = `
+      import { Nvml } from ${JSON.stringify(join(import.meta.dirname, '../gpu/nvml.ts'))};
+      import { nativeCalls } from ${JSON.stringify(join(import.meta.dirname, '../native.ts'))};
+      import { exit } from ${JSON.stringify(join(import.meta.dirname, '../exit.ts'))};
+      const nvml = new Nvml({ library: ${JSON.stringify(standIn.library)}, clock: { monotonic_ms: () => 0 }, events: {} });
+      void nvml.read();
+      setTimeout(() => nativeCalls.underWay === 1 ? ${end} : process.exit(3), 1500);
+    `;
+    const child = spawn(process.execPath, ['--input-type=module', '--eval', program], { stdio: 'inherit' });
+    const limit = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    const [code] = (await once(child, 'exit')) as [number | null];
+    clearTimeout(limit);
+    return code;
+  };
+  // The orderly end has to be killed: otherwise this would test nothing.
+  expect(await Promise.all([ends('exit(7)'), ends('process.exit(7)')])).toEqual([7, null]);
+}, 60_000);
+
+/** A GPU of amdgpu beside. */
+function amdCard(tree: SteppedTree): void {
+  tree.write('sys/class/drm/card0/device/uevent', 'DRIVER=amdgpu\nPCI_SLOT_NAME=0000:0b:00.0\n');
+  symlinkSync('../../../../bus/pci/drivers/amdgpu', tree.path('sys/class/drm/card0/device/driver'));
+  tree.write('sys/class/drm/card0/device/gpu_busy_percent', '5\n');
+}
