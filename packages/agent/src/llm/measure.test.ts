@@ -210,6 +210,23 @@ test('an answer that ends in the middle has failed when the server went, and was
   });
 });
 
+test('a client that closes its side while it is answered has given up, though the server ends its answer with an error', () => {
+  const measures = new Measures(steppingClock());
+  const observer = new Observer(measures);
+  observer.fromClient(Buffer.from(request('/api/generate', chat)));
+  const [part, error] = ['{"model":"tiny","response":"a","done":false}\n', '{"error":"context canceled"}\n'];
+  const answer = streamed('application/x-ndjson', part + error);
+  observer.fromServer(Buffer.from(answer.slice(0, 150)));
+  observer.clientEnded();
+  observer.fromServer(Buffer.from(answer.slice(150)));
+  expect(measures.report('').models).toEqual([
+    expect.objectContaining({
+      model: 'tiny',
+      counters: { ok: 0, aborted: 1, error: 0, prompt_tokens: 0, generated_tokens: 1 },
+    }),
+  ]);
+});
+
 test('whoever asks for a model that is not there makes none; an error in a stream is one', () => {
   const absent = whole(captured('ollama-0.17.4-not-found.json'), '404 Not Found');
   const { works } = measured([[request('/api/generate', '{"model":"absent"}'), absent]]);

@@ -154,11 +154,12 @@ class Exchange {
     this.#lines?.feed(bytes);
   }
 
-  end(outcome: Outcome): void {
+  /** @param isUnwanted the client had closed its side: servers end what they do then with an error */
+  end(outcome: Outcome, isUnwanted = false): void {
     if (this.#isOver) return;
     this.#isOver = true;
     if (outcome === 'ok') this.#lines?.end();
-    const result = outcome === 'ok' && this.#failed ? 'error' : outcome;
+    const result = outcome === 'ok' && this.#failed ? (isUnwanted ? 'aborted' : 'error') : outcome;
     if (this.#name === undefined) this.#belongTo('');
     this.#leave();
     let model = this.#measures.of(this.#name ?? '');
@@ -313,7 +314,7 @@ export class Observer {
   #answerEnd(): void {
     if (!this.#isFinal) return;
     this.#isFinal = false;
-    this.#open.shift()?.exchange?.end('ok');
+    this.#open.shift()?.exchange?.end('ok', this.#hasClientEnded);
   }
 
   /** Whatever goes wrong here costs the measure of this connection, and nothing else. */
