@@ -307,6 +307,8 @@ export type CgroupLayout = {
   hot: readonly number[];
   /** Read in turns. */
   warm: readonly number[];
+  /** What is left of a cgroup when it has ended: totals and the peak of its memory. */
+  lasting: readonly number[];
   /** Index of the file with the details of the memory, the dearest; -1 without. */
   memoryStat: number;
   /** Index of the file with the throttling, where that has its own; -1 else. */
@@ -339,6 +341,7 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
   const addLimit = (root: string, name: string, parse: Parse) => limits.push({ root, names: [name], parse });
   let throttling = -1;
   let memoryStat = -1;
+  let peak = -1;
 
   const cpuacct = v1.get('cpuacct');
   const cpu = v1.get('cpu');
@@ -362,14 +365,14 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
     hot.push(add(memory, 'memory.usage_in_bytes', single(at.memory)));
     memoryStat = add(memory, 'memory.stat', memoryStat1, [], 6);
     add(memory, 'memory.oom_control', keyed({ oom_kill: at.oomKills }), [at.oomKills]);
-    add(memory, 'memory.max_usage_in_bytes', single(at.peak));
+    peak = add(memory, 'memory.max_usage_in_bytes', single(at.peak));
     add(memory, 'memory.kmem.usage_in_bytes', single(at.kernel));
     addLimit(memory, 'memory.limit_in_bytes', limit(at.memoryLimit));
   } else if (v2 !== '') {
     hot.push(add(v2, 'memory.current', single(at.memory)));
     memoryStat = add(v2, 'memory.stat', memoryStat2, [], 4);
     add(v2, 'memory.events', keyed({ oom_kill: at.oomKills }), [at.oomKills]);
-    add(v2, 'memory.peak', single(at.peak));
+    peak = add(v2, 'memory.peak', single(at.peak));
     add(v2, 'memory.swap.current', single(at.swap));
     addLimit(v2, 'memory.max', limit(at.memoryLimit));
   }
@@ -399,7 +402,8 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
   }
   const network = add('', 'net/dev', netDev, range(at.receiveBytes, at.transmitDrops), 2);
   const warm = files.map((_, index) => index).filter((index) => !hot.includes(index));
-  return { hot, warm, memoryStat, throttling, network, files, limits };
+  const lasting = files.flatMap(({ counters }, index) => (counters.length > 0 || index === peak ? [index] : []));
+  return { hot, warm, lasting, memoryStat, throttling, network, files, limits };
 }
 
 const cpuTimes2 = keyed(
@@ -541,10 +545,11 @@ export class CgroupFiles {
     }
   }
 
-  /** Reads everything that changes; false when the cgroup is gone. */
-  readAll(): boolean {
+  /** Reads these files, or all; false when the cgroup is gone. */
+  readMany(indexes?: readonly number[]): boolean {
     try {
-      for (let index = 0; index < this.#open.length; index++) this.read(index);
+      if (indexes) for (const index of indexes) this.read(index);
+      else for (let index = 0; index < this.#open.length; index++) this.read(index);
       return true;
     } catch {
       return false;

@@ -253,7 +253,7 @@ class ContainerSource implements Source {
     if (!tracked) return;
     const { clock } = this.#context;
     // What is still open may tell a little more; of a removed cgroup nothing can be read.
-    tracked.files.readAll();
+    tracked.files.readMany(this.#layout?.lasting);
     tracked.endedAt_us = clock.now_us();
     tracked.endedAt_ms = clock.monotonic_ms();
     tracked.told = this.#told(tracked);
@@ -362,11 +362,13 @@ class ContainerSource implements Source {
     this.#folders?.add(path);
   }
 
-  /** Reads everything now, for the case that there is no later. */
+  /** Reads everything the first time, then what lasts, for the case that there is no later. */
   #readBetween(tracked: Tracked, now_ms: number): void {
-    if (tracked.round++ % limitRounds === 0) tracked.files.readLimits();
+    const round = tracked.round++;
+    // Limits are set after the cgroup was made.
+    if (round % limitRounds === 0 || round === 3) tracked.files.readLimits();
     if (now_ms >= tracked.networkDue_ms) this.#findNetwork(tracked, now_ms);
-    if (tracked.files.readAll()) this.#tellOomKills(tracked, now_ms);
+    if (tracked.files.readMany(round === 0 ? undefined : this.#layout?.lasting)) this.#tellOomKills(tracked, now_ms);
     else this.#lost(tracked);
   }
 
