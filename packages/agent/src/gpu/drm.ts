@@ -6,7 +6,7 @@ import { DeviceFile, isGone, wholeNumber } from '#devices.ts';
 import { readOnce } from '#files.ts';
 import { readAmd } from '#gpu/amd.ts';
 import { readIntel } from '#gpu/intel.ts';
-import { type GpuDevice, type GpuProcessRow, type GpuReading, type GpuRow, share } from '#gpu/model.ts';
+import type { GpuDevice, GpuProcessRow, GpuReading, GpuRow } from '#gpu/model.ts';
 import { drmClientsMax, gpuStaticRounds } from '#limits.ts';
 import { increase, percent } from '#rates.ts';
 import type { Context } from '#source.ts';
@@ -201,13 +201,16 @@ export class DrmDevices {
 
   /** The processes that use them, and, where the driver does not say it itself, the use of each GPU, which is put into its row. */
   processes(rows: readonly GpuRow[]): GpuProcessRow[] {
-    const { users, busy } = this.#clients.takeUse();
+    const use = this.#clients.takeUse();
+    if (!use) return [];
+    const { users, busy } = use;
+    const { seesAll } = this.#clients;
     const ids = new Map(Array.from(this.#cards.values(), ({ address, id }) => [address, id]));
-    const ofDrm = new Map(rows.filter(({ vendor }) => vendor !== 'nvidia').map((row) => [row.pci_address, row]));
-    for (const [address, row] of ofDrm) {
-      if (row.used_percent === undefined || Number.isNaN(row.used_percent))
-        row.used_percent = busy?.get(address ?? '') ?? (busy && this.#clients.seesAll ? 0 : Number.NaN);
-      if (busy && this.#clients.seesAll) row.processes_count = users.filter(({ gpu: of }) => of === address).length;
+    for (const row of rows) {
+      const { pci_address: address = '', used_percent: used = Number.NaN } = row;
+      if (!ids.has(address)) continue;
+      if (busy && Number.isNaN(used)) row.used_percent = busy.get(address) ?? (seesAll ? 0 : Number.NaN);
+      if (seesAll) row.processes_count = users.filter(({ gpu: of }) => of === address).length;
     }
     return users.flatMap((user) => {
       const id = ids.get(user.gpu);
@@ -285,6 +288,8 @@ export function parseFdinfo(text: string): DrmClient | undefined {
 const isEncoder = /^(enc(_\d)?|jpeg)$/;
 const isDecoder = /^(dec|video|vcs|vcn.*)$/;
 
+type ClientsUse = { users: GpuProcessRow[]; busy: Map<string, number> | undefined };
+
 type Use = { user: GpuProcessRow; engines: Map<string, number> };
 
 /** The processes that use GPUs of the kernel's drivers. */
@@ -299,7 +304,7 @@ class DrmClients implements GpuDevice {
   #before_ms = Number.NaN;
   #round = 0;
   #denied = 0;
-  #use: { users: GpuProcessRow[]; busy: Map<string, number> } | undefined;
+  #use: ClientsUse | undefined;
 
   constructor({ roots, clock }: Pick<Context, 'roots' | 'clock'>) {
     this.#proc = roots.proc;
@@ -321,11 +326,11 @@ class DrmClients implements GpuDevice {
     return undefined;
   }
 
-  /** Who uses GPUs, by their address, and how much of each is used; nothing where no round has ended since. */
-  takeUse(): { users: GpuProcessRow[]; busy: Map<string, number> | undefined } {
+  /** Who uses GPUs, by their address, and, from the second round on, how much of each is used; undefined where no round has ended since. */
+  takeUse(): ClientsUse | undefined {
     const use = this.#use;
     this.#use = undefined;
-    return use ?? { users: [], busy: undefined };
+    return use;
   }
 
   async read(): Promise<void> {
@@ -334,7 +339,6 @@ class DrmClients implements GpuDevice {
     const nanoseconds = (now_ms - this.#before_ms) * 1e6;
     const clients = new Map<string, DrmClient>();
     const uses = new Map<string, Use>();
-    const busy = new Map<string, number>();
     for (const [pid, descriptors] of this.#descriptors)
       for (const descriptor of descriptors) {
         if (clients.size >= drmClientsMax) break;
@@ -347,20 +351,9 @@ class DrmClients implements GpuDevice {
         addClient(uses, pid, client, this.#before.get(key), nanoseconds);
       }
     const users = Array.from(uses.values(), ({ user, engines }) => withUse(user, engines));
-    const engines = new Map<string, Map<string, number>>();
-    for (const { user, engines: of } of uses.values()) {
-      const all = engines.get(user.gpu) ?? new Map<string, number>();
-      engines.set(user.gpu, all);
-      for (const [name, used] of of) all.set(name, (all.get(name) ?? 0) + used);
-    }
-    if (!Number.isNaN(nanoseconds))
-      for (const [gpu, of] of engines) busy.set(gpu, share(Math.min(Math.max(...of.values(), 0), 100)));
+    this.#use = { users, busy: Number.isNaN(nanoseconds) ? undefined : busyOf(uses.values()) };
     this.#before = clients;
     this.#before_ms = now_ms;
-    this.#use = {
-      users,
-      busy: Number.isNaN(nanoseconds) ? new Map([...engines.keys()].map((gpu) => [gpu, Number.NaN])) : busy,
-    };
   }
 
   close(): Promise<void> {
@@ -442,6 +435,17 @@ function addClient(
     const used = percent(part, whole) / capacity;
     if (!Number.isNaN(used)) engines.set(name, (engines.get(name) ?? 0) + used);
   }
+}
+
+/** The use of each GPU: that of its busiest kind of engine, by all processes together. */
+function busyOf(uses: Iterable<Use>): Map<string, number> {
+  const byGpu = new Map<string, Map<string, number>>();
+  for (const { user, engines } of uses) {
+    const all = byGpu.get(user.gpu) ?? new Map<string, number>();
+    byGpu.set(user.gpu, all);
+    for (const [name, used] of engines) all.set(name, (all.get(name) ?? 0) + used);
+  }
+  return new Map(Array.from(byGpu, ([gpu, all]) => [gpu, Math.min(Math.max(...all.values(), 0), 100)]));
 }
 
 /** The busiest kind of engine is the use of the whole. */

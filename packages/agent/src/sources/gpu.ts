@@ -36,10 +36,10 @@ export function gpu(context: Context): Source {
       devices = [...drm.look(), ...(nvidia ? [nvidia] : [])];
       await reader.read(devices);
       const readings = devices.map((device) => device.take());
-      const tables: Tables = {};
       const rows = readings.flatMap((reading) => reading?.gpus ?? []);
-      if (rows.length > 0) tables.gpu = gpuTable(rows);
       const users = [...readings.flatMap((reading) => reading?.processes ?? []), ...drm.processes(rows)];
+      const tables: Tables = {};
+      if (rows.length > 0) tables.gpu = gpuTable(rows);
       if (users.length > 0) tables.gpu_process = processTable(users, processes);
       const troubles = devices.flatMap(({ trouble }) => (trouble === undefined ? [] : [trouble]));
       if (rows.length === 0) {
