@@ -97,8 +97,11 @@ export const zonePowerWattsMax = 10_000;
 /** Processes that are looked at: each takes about a third of a kilobyte here, and their scan half a second of CPU time. */
 export const processesMax = 32_768;
 
-/** The share of one core that scanning processes may take; a scan that took more is followed by a longer pause. */
+/** The share of one core that scanning processes may take on average: who takes more pauses for longer. */
 export const processScanCoreShareMax = 0.01;
+
+/** CPU time that scans may save up, a minute's share: thousands of processes that start at once are looked at without a pause. */
+export const processScanSavedMilliseconds = 600;
 
 /**
  * Descriptors that are kept of processes: reading 2,000 processes anew took 25 ms of CPU time, and 11 ms with descriptors kept; each

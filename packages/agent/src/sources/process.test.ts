@@ -373,7 +373,7 @@ describe('events', () => {
     for (let pid = 10; pid < 230; pid++) machine.process(pid, { name: 'nginx', start: 100_100 });
     await machine.after(5);
     expect(machine.events().length).toBe(200);
-    expect(machine.source.limitations?.().join(' ')).toContain('Starts and stops of 20 processes were not recorded');
+    expect(machine.source.limitations?.().join(' ')).toContain('Some starts and stops of processes were not recorded');
     await machine.source.close();
   });
 });
@@ -433,9 +433,16 @@ describe('what can go wrong', () => {
       expect(rows(process_state, 'state').sleeping?.processes_count).toBe(processesMax);
     expect(turns).toBeGreaterThan(20);
     expect(machine.source.limitations?.()[0]).toContain(`There are more than ${processesMax} processes`);
-    // So many take far more than 50 ms of CPU time: at 1 % of a core the next scan is not 5 s later.
-    machine.context.clock.advance(5);
-    expect(await machine.source.sample()).toEqual({});
+    // So many take far more than 1 % of a core every 5 s: when what was saved is used up, there is a pause.
+    let skipped = 0;
+    for (let tick = 0; tick < 20 && skipped < 2; tick++) {
+      machine.context.clock.advance(5);
+      const begin = process.cpuUsage();
+      await machine.source.sample();
+      const { user, system } = process.cpuUsage(begin);
+      if (user + system < 5000) skipped++;
+    }
+    expect(skipped).toBe(2);
     machine.context.clock.advance(600);
     expect(Object.keys(await machine.after(0))).toContain('process_state');
     await machine.source.close();
@@ -537,7 +544,7 @@ describe.runIf(isLinux)('on this machine', () => {
     expect(tables.process?.pid.length).toBeGreaterThan(1);
     expect(io[tables.process?.pid.indexOf(String(pid)) ?? -1]).not.toBeNull();
     expect(io.some((value) => value === null)).toBe(true);
-    expect(limitations.join(' ')).toMatch(/The I\/O of some processes \(\d+ now\) can't be read: .*CAP_SYS_PTRACE/);
+    expect(limitations.join(' ')).toMatch(/The I\/O of some processes can't be read: .*CAP_SYS_PTRACE/);
   });
 
   test.runIf(isRoot)('where a mount hides the processes of others, that is said', () => {

@@ -14,6 +14,7 @@ import {
   processesPerTurn,
   processScanCoreShareMax,
   processScanMilliseconds,
+  processScanSavedMilliseconds,
 } from '#limits.ts';
 import { ProcessStat, ticksPerSecond } from '#process_stat.ts';
 import { increase } from '#rates.ts';
@@ -192,14 +193,16 @@ class Scanner {
   #scan = 0;
   #isStopped = false;
   #busy_us = 0;
+  /** CPU time that scans may still take, milliseconds. */
+  #saved_ms: number = processScanSavedMilliseconds;
   #slice: NodeJS.CpuUsage | undefined;
   /** Seconds since boot, now and at the scan before. */
   #uptime_s = Number.NaN;
   #before_s = Number.NaN;
   #at_ms = Number.NaN;
   #eventsLeft = 0;
-  #eventsLost = 0;
-  #ioDenied = 0;
+  #areEventsLost = false;
+  #isIoDenied = false;
   #kernelThreads = 0;
   #tooMany = false;
   #descriptorsLeft: number;
@@ -226,6 +229,7 @@ class Scanner {
     this.#seen.clear();
   }
 
+  /** Without numbers that change: a reason is a label. */
   limitations(): string[] {
     const found: string[] = [];
     if (this.#tooMany)
@@ -238,13 +242,13 @@ class Scanner {
           ? "Only processes of this container are seen: run the agent with the host's process namespace (--pid=host), or give it the host's proc file system with roots.proc."
           : `${this.#proc} is mounted with hidepid=${this.#hides}: other users' processes are not seen; run the agent as root, or as a member of the group that the mount's option gid= names.`,
       );
-    if (this.#ioDenied > 0)
+    if (this.#isIoDenied)
       found.push(
-        `The I/O of some processes (${this.#ioDenied} now) can't be read: run the agent as root, or with the capabilities CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.`,
+        "The I/O of some processes can't be read: run the agent as root, or with the capabilities CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.",
       );
-    if (this.#eventsLost > 0)
+    if (this.#areEventsLost)
       found.push(
-        `Starts and stops of ${this.#eventsLost} processes were not recorded: more than ${processEventsPerScanMax} at once.`,
+        `Some starts and stops of processes were not recorded: there were more than ${processEventsPerScanMax} at once.`,
       );
     return found;
   }
@@ -267,9 +271,17 @@ class Scanner {
     await this.#readIoInTurns(now);
     const tables = this.#tables(now, seconds);
     this.#endSlice();
-    // Who all those are was asked once: that does not make the second scan wait.
-    if (this.#scan > 1) this.notBefore_ms = begin_ms + this.#busy_us / 1000 / processScanCoreShareMax;
+    this.#spend(begin_ms, seconds);
     return tables;
+  }
+
+  /** What this scan took comes off what may be taken; where that is gone, the next waits until it has come again. */
+  #spend(begin_ms: number, seconds: number): void {
+    // Who all processes are was asked by the first: that does not make the second wait.
+    if (this.#scan === 1) return;
+    const earned_ms = seconds * 1000 * processScanCoreShareMax;
+    this.#saved_ms = Math.min(this.#saved_ms + earned_ms, processScanSavedMilliseconds) - this.#busy_us / 1000;
+    this.notBefore_ms = begin_ms + Math.max(-this.#saved_ms, 0) / processScanCoreShareMax;
   }
 
   #beginSlice(): void {
@@ -465,7 +477,7 @@ class Scanner {
     more: { time_us?: number; duration_s?: number; code?: number },
   ): void {
     if (this.#eventsLeft === 0) {
-      this.#eventsLost++;
+      this.#areEventsLost = true;
       return;
     }
     this.#eventsLeft--;
@@ -474,18 +486,18 @@ class Scanner {
   }
 
   async #readIoInTurns(now: readonly Seen[]): Promise<void> {
-    let denied = 0;
+    let isDenied = false;
     let reads = 0;
     for (const seen of now) {
       const isTurn = (this.#scan + seen.pid) % scansPerIoRound === 0;
-      if (!seen.mayReadIo && !isTurn) denied++;
+      if (!seen.mayReadIo && !isTurn) isDenied = true;
       else if (isTurn || seen.ioTicks !== seen.userTicks + seen.systemTicks) {
         this.#readIo(seen);
-        if (!seen.mayReadIo) denied++;
+        if (!seen.mayReadIo) isDenied = true;
         if (++reads % processesPerTurn === 0) await this.#yield();
       }
     }
-    this.#ioDenied = denied;
+    this.#isIoDenied = isDenied;
   }
 
   #readIo(seen: Seen): void {
