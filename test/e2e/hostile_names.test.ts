@@ -147,7 +147,7 @@ describe('HTTP', () => {
 
   test('the page of the collector’s own metrics has well-formed lines only', async () => {
     const answer = await fetch(`${stack.address}/metrics`);
-    if (answer.status === 404) return;
+    expect(answer.status).toBe(200);
     const lines = (await answer.text()).split('\n').filter((line) => line !== '');
     const sample =
       /^[a-zA-Z_:][\w:]*(\{([a-zA-Z_]\w*="([^"\\\n]|\\["\\n])*",?)*\})? (NaN|[-+]?(Inf|[\d.e+-]+))( \d+)?$/;
