@@ -222,13 +222,16 @@ test('a virtual machine leads to the host whose agent runs inside of it', async 
   await page.waitForURL(`${stack.address}/hosts/inside`);
 });
 
-test('GPUs of one name are told apart, with their processes', async () => {
+test('GPUs of one name are told apart; their processes have class and container', async () => {
   await spruce.publish({
     source: ok('gpu'),
     gpu: { gpu: ['GPU-aaaa', 'GPU-bbbb'], name: ['H100', 'H100'], used_percent: [90, 10] },
     gpu_process: {
       gpu: ['GPU-aaaa'],
       pid: ['4711'],
+      name: ['python3'],
+      class: ['ml_training'],
+      container: ['00000000000c'],
       memory_used_bytes: [2 ** 30],
     },
   });
@@ -236,7 +239,8 @@ test('GPUs of one name are told apart, with their processes', async () => {
   await page.getByRole('link', { name: 'GPUs' }).click();
   await expect.poll(() => table('gpu').locator('tbody tr').count(), patience).toBe(2);
   const row = table('gpu_process').locator('tbody tr');
-  for (const text of ['4711', '1.00 GiB', 'H100 …aaaa']) await row.getByText(text, { exact: true }).waitFor();
+  for (const text of ['python3', '4711', 'ml_training', '00000000000c', '1.00 GiB', 'H100 …aaaa'])
+    await row.getByText(text, { exact: true }).waitFor();
   await chart('gpu.used').getByText('H100 …bbbb').waitFor();
 });
 
