@@ -55,7 +55,7 @@ test('a host appears by itself, online, and its values move', async () => {
   agent = await stack.startAgent({ host, interval: '1s', flags: ['--tags', 'rack=a3'] });
   await card()
     .and(page.locator('[data-status="online"]'))
-    .waitFor({ timeout: 10 * second });
+    .waitFor();
   await card().getByText(/load/).waitFor();
   const text = await card().textContent();
   await eventually(
