@@ -1,6 +1,6 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, copyFileSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -81,6 +81,23 @@ describe('identities', () => {
     await identities.settled();
     expect(identity).toEqual({ name: 'python3', class: 'llm', container: '' });
     expect(identities.identity(7)).toBe(identity);
+  });
+
+  test('without the command line, where reading it hangs, a process has its name, and it is said why', async () => {
+    const { proc, put } = tree();
+    put(7, { name: 'nginx' });
+    rmSync(join(proc, '7/cmdline'));
+    // A pipe that nobody writes to, as a process whose memory is locked.
+    execFileSync('mkfifo', [join(proc, '7/cmdline')]);
+    const writer = openSync(join(proc, '7/cmdline'), 'r+');
+    const identities = new ProcessIdentities({ proc }, { classify: shippedClasses });
+    expect(identities.identity(7)).toEqual({ name: 'nginx', class: 'web', container: '' });
+    await identities.settled();
+    expect(identities.identity(7)?.class).toBe('web');
+    expect(identities.limitations()).toEqual([expect.stringMatching(/^Command lines can not be read now/)]);
+    writeSync(writer, 'late\0');
+    await expect.poll(() => identities.limitations()).toEqual([]);
+    closeSync(writer);
   });
 
   test('are kept until the name, the program or the process is another, or some minutes are over', async () => {

@@ -88,6 +88,13 @@ export class ProcessIdentities implements Processes {
     await Promise.all(this.#learning);
   }
 
+  limitations(): readonly string[] {
+    if (this.#reader.hanging === 0) return [];
+    return [
+      'Command lines can not be read now, and classes that depend on them are not known: the memory of a process is locked, often since it waits for a disk or a file server. End the process that ps hangs at.',
+    ];
+  }
+
   /** Who a process is that was just read; what was known of it stays until its command line comes. */
   #learn(pid: number, stat: ProcessStat, before: ProcessIdentity | undefined): ProcessIdentity {
     const { name } = stat;

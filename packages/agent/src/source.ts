@@ -24,6 +24,8 @@ export interface Processes {
   identity(pid: number): ProcessIdentity | undefined;
   /** Resolves when those that were asked for are known in full: name and class may depend on the command line, which comes later. */
   settled?(): Promise<void>;
+  /** What can't be known of them, one sentence each. */
+  limitations?(): readonly string[];
 }
 
 /** What a source may use besides its own files. */

@@ -333,6 +333,15 @@ describe('events', () => {
     expect(events?.duration_seconds).toEqual([Number.NaN, 5, Number.NaN, 5]);
   });
 
+  test('a worker of the kernel is shown with what it works on now', async () => {
+    using machine = new Machine();
+    machine.process(5, { name: 'kworker/0:1-events', flags: 0x0020_8040 });
+    await machine.source.open();
+    await machine.after(0);
+    machine.process(5, { name: 'kworker/0:1-mm_percpu_wq', flags: 0x0020_8040, system: 10 });
+    expect(processRows(await machine.after(5))[5]).toMatchObject({ name: 'kworker/0:1-mm_percpu_wq', class: 'kernel' });
+  });
+
   test('the workers of a program are no events of their own, also below a shell', async () => {
     using machine = new Machine();
     machine.process(1);

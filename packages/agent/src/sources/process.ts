@@ -231,7 +231,7 @@ class Scanner {
 
   /** Without numbers that change: a reason is a label. */
   limitations(): string[] {
-    const found: string[] = [];
+    const found = [...(this.#context.processes.limitations?.() ?? [])];
     if (this.#tooMany)
       found.push(
         `There are more than ${processesMax} processes: those with higher numbers than the first ${processesMax} are not looked at.`,
@@ -336,8 +336,9 @@ class Scanner {
       seen = undefined;
     }
     const isNew = seen === undefined;
-    const mayHaveChanged =
-      seen?.nameHash !== nameHash || seen.startCode !== startCode || (this.#scan + pid) % scansPerIdentityRound === 0;
+    const hasChanged = seen?.nameHash !== nameHash || seen.startCode !== startCode;
+    // Workers of the kernel put what they work on into their names, and are asked for them when they are shown.
+    const mayHaveChanged = (hasChanged && !stat.isKernelThread) || (this.#scan + pid) % scansPerIdentityRound === 0;
     // An ended one has lost its program, and what it was stays true.
     if (!seen || (mayHaveChanged && !stat.hasEnded)) {
       const identity = this.#context.processes.identity(pid);
@@ -549,6 +550,7 @@ class Scanner {
   }
 
   #addRow(table: Process, seen: Seen): void {
+    if (seen.isKernelThread) seen.identity = this.#context.processes.identity(seen.pid) ?? seen.identity;
     const { identity } = seen;
     const status = readOnce(`${this.#proc}/${seen.pid}/status`);
     // Of the numbers behind it the second is the one whose rights count.
