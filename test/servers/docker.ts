@@ -24,6 +24,11 @@ export class DockerEngine implements AsyncDisposable {
     this.socket = join(folder, 'docker.sock');
   }
 
+  /** Where its own containerd listens. */
+  get containerdSocket(): string {
+    return join(this.#folder, 'exec', 'containerd', 'containerd.sock');
+  }
+
   get pid(): number {
     if (!this.#child || this.#child.ended) throw new Error('This Docker Engine does not run.');
     return this.#child.pid;

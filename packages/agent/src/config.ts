@@ -73,9 +73,17 @@ const settings = Type.Object({
       examples: ['team,version'],
     }),
     sockets: Type.Array(Type.String(), {
-      default: ['docker.sock', 'podman/podman.sock', 'user/*/docker.sock', 'user/*/podman/podman.sock'],
+      default: [
+        'docker.sock',
+        'podman/podman.sock',
+        'user/*/docker.sock',
+        'user/*/podman/podman.sock',
+        'containerd/containerd.sock',
+        'k3s/containerd/containerd.sock',
+        'crio/crio.sock',
+      ],
       description:
-        'API sockets of Docker and Podman, below the folder of run-time files or absolute; "*" is any one folder',
+        'Sockets of Docker, Podman, containerd and CRI-O, below the folder of run-time files or absolute; "*" is any one folder',
       examples: ['docker.sock,/var/run/other/docker.sock'],
     }),
   }),

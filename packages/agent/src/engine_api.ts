@@ -245,7 +245,7 @@ export function changed(before: EngineContainer, event: EngineEvent): EngineCont
     name: event.name || before.name,
     image: event.image || before.image,
     // Events have them among other things: what the engine says when it is asked is better.
-    labels: before.state === '' ? event.labels : before.labels,
+    labels: Object.keys(before.labels).length === 0 ? event.labels : before.labels,
     health: event.health || before.health,
   };
   const { time_us, exitCode } = event;

@@ -1,4 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { startContainerd } from '@fleetreel/test/servers/containerd';
 import { type DockerEngine, startDocker } from '@fleetreel/test/servers/docker';
 import { type PodmanEngine, startPodman } from '@fleetreel/test/servers/podman';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
@@ -191,5 +192,60 @@ describe.each([
     }
     await pause(500);
     for (const id of ids) expect(actionsOf(id)).toHaveLength(3);
+  });
+});
+
+describe('containerd with the interface of Kubernetes', () => {
+  test('pods and containers: what runs, starts, ends, crashes of the engine', async () => {
+    await using engine = await startContainerd();
+    const labels = { 'io.kubernetes.pod.name': 'web-1', 'io.kubernetes.pod.namespace': 'shop', team: '"a"\n<b>' };
+    const pod = { name: 'web-1', labels, id: await engine.runPod('web-1', labels) };
+    const running = await engine.runContainer(pod, 'nginx', labels, 'sleep', '1000');
+    const { engines, toldOf, actionsOf, known, changes } = await following(engine.socket);
+    expect(changes).toEqual([]);
+    expect(known(running)).toMatchObject({
+      id: running,
+      engine: 'containerd',
+      name: 'nginx',
+      image: 'docker.io/fleetreel/box:1',
+      labels,
+      state: 'running',
+      exitCode: Number.NaN,
+    });
+    expect(known(running)?.startedAt_us).toBeGreaterThan(systemClock.now_us() - 120e6);
+    expect(known(pod.id)).toMatchObject({ name: 'POD', state: 'running', labels });
+
+    const short = await engine.runContainer(pod, 'job', labels, 'sh', '-c', 'sleep 0.2; exit 3');
+    expect((await toldOf(short, 'start')).container).toMatchObject({ name: 'job', labels, state: 'running' });
+    expect((await toldOf(short, 'die')).container).toMatchObject({ name: 'job', exitCode: 3, state: 'exited' });
+    await engine.removeContainer(short);
+    await toldOf(short, 'destroy');
+    expect(actionsOf(short)).toEqual(['start', 'die', 'destroy']);
+    expect(known(short)).toBeUndefined();
+
+    const second = await engine.runPod('web-2', labels);
+    await toldOf(second, 'start');
+    await vi.waitFor(() => expect(known(second)?.name).toBe('POD'), patience);
+
+    await engine.kill();
+    await vi.waitFor(() => expect(engines.limitations()).toHaveLength(1), patience);
+    await engine.start();
+    await vi.waitFor(() => expect(engines.limitations()).toEqual([]), patience);
+    expect(actionsOf(running)).toEqual([]);
+    await engine.stopContainer(running);
+    expect((await toldOf(running, 'die')).container.exitCode).toBe(137);
+  });
+
+  test("an engine's own containerd serves no Kubernetes: nothing to tell, nothing missing", async () => {
+    await using engine = await startDocker();
+    const engines = new SocketEngines({
+      settings: { ...defaultSettings, container: { ...defaultSettings.container, sockets: [engine.containerdSocket] } },
+      roots: defaultSettings.roots,
+      clock: systemClock,
+    });
+    onTestFinished(() => engines.close());
+    await engines.open();
+    await vi.waitFor(() => expect(engines.limitations()).toEqual([]), patience);
+    expect(engines.containers.size).toBe(0);
   });
 });

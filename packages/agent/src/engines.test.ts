@@ -154,6 +154,18 @@ test.each<[string, Parts, string]>([
   await vi.waitFor(() => expect(asked.filter((path) => path === '/version').length).toBeGreaterThan(1), patience);
 });
 
+test.each([
+  ['hangs', () => {}, 'has not answered within'],
+  ['is none', (_: string, to: Socket) => to.end('SSH-2.0-OpenSSH_9.2\r\n'), "can't be followed"],
+  ['closes at once', (_: string, to: Socket) => to.destroy(), 'breaks off its answer'],
+])('a containerd that %s is a reason', async (_, answer, reason) => {
+  const socket = join(folder(), 'containerd.sock');
+  await listening(socket, answer);
+  const engines = enginesAt(socket);
+  await engines.open();
+  await vi.waitFor(() => expect(engines.limitations()).toEqual([expect.stringContaining(reason)]), patience);
+});
+
 test('descriptions that fail leave what the list says; a line of events that is too long is left out', async () => {
   const socket = join(folder(), 'docker.sock');
   const start = JSON.stringify({

@@ -1,22 +1,12 @@
-// Docker and Podman by their API sockets: one list when connected, then their stream of events. No list is polled.
+// Container engines by their sockets: one list when connected, then their stream of events. No list is polled.
 import { readdirSync, realpathSync, statSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import type { Clock } from '#clock.ts';
 import type { EngineChange, EngineContainer, Engines } from '#engine.ts';
+import { changed, type EngineEvent, hasEnded, unknownContainer } from '#engine_api.ts';
+import { CriApi } from '#engine_cri.ts';
+import { DockerApi, type EngineApi, EngineError, NoEngine, within } from '#engine_socket.ts';
 import {
-  changed,
-  type EngineEvent,
-  eventFilter,
-  hasEnded,
-  parseEvent,
-  parseInspect,
-  parseList,
-  parseVersion,
-  unknownContainer,
-} from '#engine_api.ts';
-import { ask, EngineError, follow } from '#engine_socket.ts';
-import {
-  engineAnswerMilliseconds,
   engineContainersMax,
   engineEventsRemembered,
   engineInspectsAtOnce,
@@ -169,16 +159,19 @@ type Told = {
   revision: number;
 };
 
+/** Which sockets are those of Kubernetes' engines. */
+const speaksCri = /(containerd|crio)\.sock$/;
+
 /** One engine: connected again after each break, and then told what it missed. */
 class Connection {
   readonly #socket: string;
+  readonly #api: EngineApi;
   readonly #known: Containers;
   readonly #clock: Clock;
   readonly #closed: AbortSignal;
   /** The containers of this engine, by id. What it says of another engine's is not heard. */
   readonly #told = new Map<string, Told>();
   #engine = '';
-  #prefix = '';
   /** Until when its changes are known; NaN before its containers were listed for the first time. */
   #seenUntil_us = Number.NaN;
   /** The newest events: some are told twice, since after a break those of the time before are asked for. */
@@ -192,6 +185,7 @@ class Connection {
 
   constructor(socket: string, known: Containers, clock: Clock, closed: AbortSignal) {
     this.#socket = socket;
+    this.#api = speaksCri.test(socket) ? new CriApi(socket) : new DockerApi(socket);
     this.#known = known;
     this.#clock = clock;
     this.#closed = closed;
@@ -215,7 +209,7 @@ class Connection {
           pause_ms = engineRetryMilliseconds.min;
         });
       } catch (cause) {
-        this.limitation = whyNot(this.#socket, this.#engine, cause);
+        this.limitation = cause instanceof NoEngine ? '' : whyNot(this.#socket, this.#engine, cause);
       } finally {
         this.#closed.removeEventListener('abort', end);
       }
@@ -229,9 +223,7 @@ class Connection {
   /** Connects, lists, and follows the events until that breaks. @throws always */
   async #connect(session: AbortController, succeeded: () => void): Promise<never> {
     const { signal } = session;
-    const { engine, prefix } = parseVersion(await this.#ask('/version', signal));
-    this.#engine = engine;
-    this.#prefix = prefix;
+    this.#engine = await this.#api.identify(signal);
     const now_us = this.#clock.now_us();
     const since_us = Number.isNaN(this.#seenUntil_us) ? now_us : this.#seenUntil_us - engineReplayMilliseconds * 1000;
     this.#waiting = [];
@@ -254,16 +246,13 @@ class Connection {
   }
 
   async #follow(since_us: number, began: () => void, signal: AbortSignal): Promise<never> {
-    const since = `${Math.floor(since_us / 1e6)}.${String(Math.floor(since_us % 1e6)).padStart(6, '0')}000`;
-    const query = new URLSearchParams({ since, filters: eventFilter(this.#engine) });
-    const take = (line: string): void => {
-      const event = parseEvent(line);
-      if (!event || !this.#isNew(event)) return;
+    const take = (event: EngineEvent): void => {
+      if (!this.#isNew(event)) return;
       if (this.#waiting === undefined) this.#take(event, signal);
       else if (this.#waiting.length < engineContainersMax) this.#waiting.push(event);
       else throw new EngineError('tells of more changes than can be followed');
     };
-    await follow(this.#socket, `${this.#prefix}/events?${query.toString()}`, began, take, signal);
+    await this.#api.follow(since_us, began, take, signal);
     throw new EngineError('has ended its stream of events');
   }
 
@@ -281,7 +270,7 @@ class Connection {
     // The events first, so that nothing falls in between. It is not waited for long: an engine may send the head of its answer
     // only with the first event.
     await within(engineReplayMilliseconds / 2, signal, () => began).catch(() => undefined);
-    const listed = parseList(this.#engine, await this.#ask(`${this.#prefix}/containers/json?all=1`, signal));
+    const listed = await this.#api.list(signal);
     const known = listed.slice(0, engineContainersMax);
     const left = known.entries();
     let unanswered = 0;
@@ -479,16 +468,11 @@ class Connection {
   /** A container as the engine describes it; undefined when it is gone. */
   async #inspected(id: string, signal: AbortSignal): Promise<EngineContainer | 'no answer' | undefined> {
     try {
-      return parseInspect(this.#engine, await this.#ask(`${this.#prefix}/containers/${id}/json`, signal));
+      return await this.#api.inspect(id, signal);
     } catch (cause) {
-      // Podman answers 500 for one that is being removed.
-      if (cause instanceof EngineError) return Number.isNaN(cause.status) ? 'no answer' : undefined;
+      if (cause instanceof EngineError) return 'no answer';
       throw cause;
     }
-  }
-
-  async #ask(path: string, signal: AbortSignal): Promise<unknown> {
-    return await within(engineAnswerMilliseconds, signal, (limited) => ask(this.#socket, path, limited));
   }
 }
 
@@ -497,26 +481,6 @@ const isRunning = ({ state }: EngineContainer): boolean => state === 'running' |
 /** The time of an event and that in a description differ a little. */
 const isSameMoment = (one_us: number, other_us: number): boolean =>
   Math.abs(one_us - other_us) < engineSameMomentMilliseconds * 1000;
-
-/** Gives work a time limit. @throws EngineError when it is over; what the work throws */
-async function within<T>(limit_ms: number, signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-  const limited = new AbortController();
-  const over = Promise.withResolvers<never>();
-  const end = (cause: unknown): void => {
-    limited.abort(cause);
-    over.reject(cause);
-  };
-  const ended = (): void => end(signal.reason);
-  const timer = setTimeout(() => end(new EngineError(`has not answered within ${limit_ms / 1000} s`)), limit_ms);
-  signal.addEventListener('abort', ended, { once: true });
-  try {
-    if (signal.aborted) ended();
-    return await Promise.race([work(limited.signal), over.promise]);
-  } finally {
-    clearTimeout(timer);
-    signal.removeEventListener('abort', ended);
-  }
-}
 
 /** Why an engine tells nothing, and what would change that. */
 function whyNot(socket: string, engine: string, cause: unknown): string {
