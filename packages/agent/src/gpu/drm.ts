@@ -223,8 +223,8 @@ export class DrmDevices {
   }
 
   close(): void {
+    // They stay known: one that hangs is not asked anew.
     for (const card of this.#cards.values()) void card.close();
-    this.#cards.clear();
   }
 }
 

@@ -30,6 +30,7 @@ export class NvidiaDevice implements GpuDevice {
   #reading: GpuReading | undefined;
   #isReading = false;
   #isClosed = false;
+  #hasRead = false;
   /** Why the library can't be had. */
   #libraryTrouble: string | undefined;
   #retry_ms: number = sourceRetryMilliseconds.min;
@@ -57,7 +58,15 @@ export class NvidiaDevice implements GpuDevice {
       const command = this.#smiTrouble === undefined ? 'nvidia-smi is asked, which says less' : this.#smiTrouble;
       return [`The library of NVIDIA can't be used: ${this.#libraryTrouble}; ${command}.`];
     }
-    return this.#nvml?.lost() ?? [];
+    if (!this.#nvml) return [];
+    const lost = this.#nvml.lost();
+    const present = this.#places === '' ? 0 : this.#places.split(' ').length;
+    const hidden = present - this.#nvml.count;
+    if (hidden > 0 && this.#hasRead)
+      lost.push(
+        `The driver of NVIDIA has ${hidden} GPUs that are not shown to the agent: let it use their /dev/nvidia*.`,
+      );
+    return lost;
   }
 
   take(): GpuReading | undefined {
@@ -99,6 +108,7 @@ export class NvidiaDevice implements GpuDevice {
       this.#places = places;
       this.#reading = await this.#nvml.read();
       this.#libraryTrouble = undefined;
+      this.#hasRead = true;
       this.#retry_ms = sourceRetryMilliseconds.min;
       return true;
     } catch (cause) {
@@ -126,7 +136,8 @@ export class NvidiaDevice implements GpuDevice {
 
   async #end(): Promise<void> {
     this.#smiNotBefore_ms = Number.NEGATIVE_INFINITY;
-    await this.#nvml?.close();
+    // A driver that can't even be left is left.
+    await this.#nvml?.close().catch(() => {});
   }
 }
 

@@ -341,6 +341,11 @@ export class Nvml {
     return this.#gpus.flatMap(({ row, lost }) => (lost ? [`${row.name} ${row.gpu}: ${lost.message}.`] : []));
   }
 
+  /** GPUs that it found, also those that are lost. */
+  get count(): number {
+    return this.#gpus.length;
+  }
+
   /** Everything now. @throws Error where the library can't be had or the driver is gone; the next call begins anew */
   async read(): Promise<GpuReading> {
     try {

@@ -440,6 +440,26 @@ test('a card that hangs costs its own rows', async () => {
   expect(source.limitations?.()).toEqual([expect.stringMatching(/^The GPU 0000:09:00.0 has not answered for 6 s/)]);
 });
 
+test('a card that hangs alone: the source fails with the reason, and asks it once', async () => {
+  const tree = new SteppedTree();
+  vega(tree);
+  tree.remove('sys/class/drm/card0/device/gpu_busy_percent');
+  const pipe = tree.path('sys/class/drm/card0/device/gpu_busy_percent');
+  execFileSync('mkfifo', [pipe]);
+  const { source, clock } = await watch(tree, 1);
+  onTestFinished(() => closeSync(openSync(pipe, constants.O_RDWR)));
+  await source.sample();
+  for (let round = 1; round <= 4; round++) {
+    clock.advance(5);
+    await expect(source.sample()).rejects.toThrow(`The GPU 0000:09:00.0 has not answered for ${5 * round} s`);
+    await source.close();
+    await source.open();
+    // The others are descriptors that are being closed.
+    const calls = () => process.getActiveResourcesInfo().filter((name) => name === 'FSReqCallback').length;
+    await expect.poll(calls, { timeout: 10_000 }).toBe(1);
+  }
+});
+
 const isRoot = process.getuid?.() === 0;
 
 test.runIf(isRoot)('as an ordinary user the use by others is not seen, and said', () => {

@@ -555,6 +555,18 @@ test('a GPU that is added is found at once', async () => {
   expect((await until(async () => (await sample()).gpu)).gpu).toHaveLength(2);
 });
 
+test('GPUs that the driver has and does not show are said', async () => {
+  const tree = new SteppedTree();
+  for (const place of ['0000:43:00.0', '0000:44:00.0', '0000:45:00.0'])
+    mkdirSync(tree.path(`proc/driver/nvidia/gpus/${place}`), { recursive: true });
+  const standIn = new StandIn({ count: 1, ...of(0, full) });
+  const { sample, source } = await watch(standIn.library, tree);
+  await until(async () => (await sample()).gpu);
+  expect(source.limitations?.()).toEqual([
+    'The driver of NVIDIA has 2 GPUs that are not shown to the agent: let it use their /dev/nvidia*.',
+  ]);
+});
+
 test('every column of a GPU of NVIDIA is filled by its library', async () => {
   const standIn = new StandIn({
     count: 1,

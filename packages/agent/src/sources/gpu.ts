@@ -24,14 +24,14 @@ export function gpu(context: Context): Source {
     every_ms: gpuSampleMilliseconds,
     open() {
       if (platform !== 'linux') throw new Unavailable(`GPUs are read on Linux only, not on ${platform}`);
-      const isNvidia = hasNvidia(context);
-      if (!isNvidia && drm.look().length === 0)
+      if (!hasNvidia(context) && drm.look().length === 0)
         throw new Unavailable(
           `There is no GPU with a driver that is known: neither one of NVIDIA nor amdgpu, i915 or xe in ${roots.sys}/class/drm`,
         );
-      if (isNvidia) nvidia ??= new NvidiaDevice(context);
     },
     async sample() {
+      // A driver may be loaded later than others.
+      if (hasNvidia(context)) nvidia ??= new NvidiaDevice(context);
       // What answers at once first: a library that is initialized takes seconds.
       devices = [...drm.look(), ...(nvidia ? [nvidia] : [])];
       await reader.read(devices);
