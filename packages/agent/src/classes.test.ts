@@ -53,7 +53,7 @@ describe('the rules that are shipped', () => {
   const classify = loadClasses();
 
   test.each([
-    ['hl2_linux', '/home/a/.steam/steamapps/common/HL2/hl2_linux -game hl2', 'game'],
+    ['hl2_linux', '/srv/steam/steamapps/common/HL2/hl2_linux -game hl2', 'game'],
     ['wine64-preloade', 'Z:\\data\\SteamLibrary\\steamapps\\common\\Portal\\portal2.exe', 'game'],
     ['java', 'java -Xmx2G net.minecraft.client.main.Main', 'game'],
     ['reaper', '/x/reaper SteamLaunch AppId=620 -- /x/steamapps/common/Portal/portal2.sh', 'other'],

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import Type from 'typebox';
 import { expect, test } from 'vitest';
 import { durationMilliseconds } from '#duration.ts';
-import { Duration, help, nearest, type Program, readSettings, reference } from '#settings.ts';
+import { Duration, help, nearest, type Program, readSettings, readYaml, reference } from '#settings.ts';
 
 const settings = Type.Object({
   interval: Duration('5s', { description: 'Time between two samples' }),
@@ -133,4 +133,18 @@ test('after a command with settings of its own, what begins their flags may be l
   ]);
   expect(() => readSettings(wider, ['run', ...flags], {})).toThrow('There is no flag --url');
   expect(() => readSettings(wider, ['check', '--password', 'short'], {})).toThrow('nats.password: the value given');
+});
+
+test('a YAML file is read with the lines of what is in it', () => {
+  const { value, line } = readYaml(file('# first\n- a: 1\n  b:\n    - x\n    - y\n- c: 2\n'), 'list');
+  expect(value).toEqual([{ a: 1, b: ['x', 'y'] }, { c: 2 }]);
+  expect(line([0, 'b', 1])).toBe(5);
+  expect(line([1])).toBe(6);
+  // Of what is not there the line of what would hold it.
+  expect(line([0, 'z', 'y'])).toBe(2);
+  expect(line([])).toBe(1);
+  expect(() => readYaml('/nowhere/list.yaml', 'list')).toThrow(
+    "The list /nowhere/list.yaml can't be read: it does not exist.",
+  );
+  expect(() => readYaml(file('a: [1\nb: 2\n'), 'list')).toThrow(/^The list \S+ is not YAML, line \d: /);
 });
