@@ -102,12 +102,12 @@ const hashOf = (key: string): number => {
   return hash;
 };
 
-/** Lines of `key number`. What is absent from the file keeps its value: absent, or what another line gave. */
-function keyed(keys: Readonly<Record<string, number>>, divisor = 1): Parse {
+/** Lines of `key number`, by the key's place and divisor. What is absent from the file keeps its value. */
+function keyed(keys: Readonly<Record<string, readonly [place: number, divisor: number]>>): Parse {
   // By hash: no two keys of these files have the same.
-  const placeOf = new Map(Object.entries(keys).map(([key, place]) => [hashOf(key), place]));
+  const byHash = new Map(Object.entries(keys).map(([key, value]) => [hashOf(key), value]));
   return (into, end) => {
-    let left = placeOf.size;
+    let left = byHash.size;
     for (let position = begin; position < end && left > 0; position++) {
       let hash = 0;
       let byte = buffer[position]!;
@@ -115,9 +115,9 @@ function keyed(keys: Readonly<Record<string, number>>, divisor = 1): Parse {
         hash = (hash * 31 + byte) | 0;
         byte = buffer[++position]!;
       }
-      const place = byte === space ? placeOf.get(hash) : undefined;
-      if (place !== undefined) {
-        into[place] = numberAt(position + 1, end) / divisor;
+      const key = byte === space ? byHash.get(hash) : undefined;
+      if (key !== undefined) {
+        into[key[0]] = numberAt(position + 1, end) / key[1];
         position = numberEnd;
         left--;
       }
@@ -127,8 +127,8 @@ function keyed(keys: Readonly<Record<string, number>>, divisor = 1): Parse {
 }
 
 const kernelParts = Float64Array.from({ length: 5 }, () => Number.NaN);
-const kernelKeys = keyed({ kernel: 0, kernel_stack: 1, pagetables: 2, percpu: 3, slab: 4 });
-const memoryKeys2 = keyed({ anon: at.anonymous, file: at.cache, inactive_file: at.inactiveFile });
+const kernelKeys = keyed({ kernel: [0, 1], kernel_stack: [1, 1], pagetables: [2, 1], percpu: [3, 1], slab: [4, 1] });
+const memoryKeys2 = keyed({ anon: [at.anonymous, 1], file: [at.cache, 1], inactive_file: [at.inactiveFile, 1] });
 
 /** "kernel" came with Linux 5.18; before, its parts are listed. */
 const memoryStat2: Parse = (into, end) => {
@@ -348,7 +348,13 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
   if (cpuacct !== undefined) {
     hot.push(add(cpuacct, 'cpuacct.usage', single(at.usage_s, 1e9), [at.usage_s]));
     // In ticks of the kernel's interface, which are a hundred a second on every architecture that Node runs on.
-    add(cpuacct, 'cpuacct.stat', keyed({ user: at.user_s, system: at.system_s }, 100), [at.user_s, at.system_s], 2);
+    add(
+      cpuacct,
+      'cpuacct.stat',
+      keyed({ user: [at.user_s, 100], system: [at.system_s, 100] }),
+      [at.user_s, at.system_s],
+      2,
+    );
   }
   if (cpu !== undefined) {
     throttling = add(cpu, 'cpu.stat', throttle1, [at.periods, at.throttledPeriods, at.throttled_s]);
@@ -364,14 +370,14 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
   if (memory !== undefined) {
     hot.push(add(memory, 'memory.usage_in_bytes', single(at.memory)));
     memoryStat = add(memory, 'memory.stat', memoryStat1, [], 6);
-    add(memory, 'memory.oom_control', keyed({ oom_kill: at.oomKills }), [at.oomKills]);
+    add(memory, 'memory.oom_control', keyed({ oom_kill: [at.oomKills, 1] }), [at.oomKills]);
     peak = add(memory, 'memory.max_usage_in_bytes', single(at.peak));
     add(memory, 'memory.kmem.usage_in_bytes', single(at.kernel));
     addLimit(memory, 'memory.limit_in_bytes', limit(at.memoryLimit));
   } else if (v2 !== '') {
     hot.push(add(v2, 'memory.current', single(at.memory)));
     memoryStat = add(v2, 'memory.stat', memoryStat2, [], 4);
-    add(v2, 'memory.events', keyed({ oom_kill: at.oomKills }), [at.oomKills]);
+    add(v2, 'memory.events', keyed({ oom_kill: [at.oomKills, 1] }), [at.oomKills]);
     peak = add(v2, 'memory.peak', single(at.peak));
     add(v2, 'memory.swap.current', single(at.swap));
     addLimit(v2, 'memory.max', limit(at.memoryLimit));
@@ -406,26 +412,25 @@ export function cgroupLayout({ v1, v2 }: CgroupMounts, devices: BlockDevices): C
   return { hot, warm, lasting, memoryStat, throttling, network, files, limits };
 }
 
-const cpuTimes2 = keyed(
-  { usage_usec: at.usage_s, user_usec: at.user_s, system_usec: at.system_s, throttled_usec: at.throttled_s },
-  1e6,
-);
-const cpuCounts = keyed({ nr_periods: at.periods, nr_throttled: at.throttledPeriods });
-const cpuStat2: Parse = (into, end) => {
-  cpuTimes2(into, end);
-  cpuCounts(into, end);
-};
-const throttledTime1 = keyed({ throttled_time: at.throttled_s }, 1e9);
-const throttle1: Parse = (into, end) => {
-  cpuCounts(into, end);
-  throttledTime1(into, end);
-};
+const cpuStat2 = keyed({
+  usage_usec: [at.usage_s, 1e6],
+  user_usec: [at.user_s, 1e6],
+  system_usec: [at.system_s, 1e6],
+  nr_periods: [at.periods, 1],
+  nr_throttled: [at.throttledPeriods, 1],
+  throttled_usec: [at.throttled_s, 1e6],
+});
+const throttle1 = keyed({
+  nr_periods: [at.periods, 1],
+  nr_throttled: [at.throttledPeriods, 1],
+  throttled_time: [at.throttled_s, 1e9],
+});
 /** Of the cgroup and those below it. */
 const memoryStat1 = keyed({
-  total_cache: at.cache,
-  total_rss: at.anonymous,
-  total_swap: at.swap,
-  total_inactive_file: at.inactiveFile,
+  total_cache: [at.cache, 1],
+  total_rss: [at.anonymous, 1],
+  total_swap: [at.swap, 1],
+  total_inactive_file: [at.inactiveFile, 1],
 });
 
 /** How many files of cgroups are kept open, together. */

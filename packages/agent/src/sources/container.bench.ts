@@ -35,7 +35,8 @@ async function measure(roots: Roots, change: (tick: number) => void): Promise<nu
     const before = process.cpuUsage();
     const { container: table } = await source.sample();
     const { user, system } = process.cpuUsage(before);
-    if (table?.container.length !== count) throw new Error(`${table?.container.length} containers were seen`);
+    // Others may run on this machine.
+    if ((table?.container.length ?? 0) < count) throw new Error(`${table?.container.length} containers were seen`);
     if (tick >= warmUp) costs.push((user + system) / 1000);
   }
   await source.close();
