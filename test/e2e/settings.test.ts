@@ -129,6 +129,26 @@ const agent: Case[] = [
     args: () => ['check', '--nats-url', `nats://${nobody}`],
     says: () => new RegExp(`nats.*${nobody}`, 'i'),
   },
+  {
+    what: 'a server of language models with a port that does not exist',
+    args: () => ['run', '--llm-servers', 'http://127.0.0.1:8000,127.0.0.1:99999'],
+    says: () => /llm\.servers: 127\.0\.0\.1:99999 is no address/,
+  },
+  {
+    what: 'llm-proxy on an address that is not loopback',
+    args: () => ['llm-proxy', '--listen', '0.0.0.0:0'],
+    says: () => /llm\.proxy\.listen: 0\.0\.0\.0:0 is not a loopback address.*allow_remote/,
+  },
+  {
+    what: 'llm-proxy on a port in use',
+    args: () => ['llm-proxy', '--listen', `127.0.0.1:${takenPort}`],
+    says: () => new RegExp(`llm\\.proxy\\.listen: 127\\.0\\.0\\.1:${takenPort} is in use`),
+  },
+  {
+    what: 'llm-proxy in front of what is no address',
+    args: () => ['llm-proxy', '--upstream', 'https://127.0.0.1:11434'],
+    says: () => /llm\.proxy\.upstream: https:.* is not an address such as http:/,
+  },
 ];
 
 const collector: Case[] = [

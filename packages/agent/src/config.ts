@@ -3,6 +3,7 @@ import { milliseconds } from '@fleetreel/proto/duration';
 import { Duration, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
 import { intervalMilliseconds } from '#limits.ts';
+import { withScheme } from '#llm/endpoint.ts';
 import { name, version } from '#program.ts';
 
 const root = (fallback: string, what: string) => Type.String({ default: fallback, description: `Folder of ${what}` });
@@ -114,7 +115,7 @@ const settings = Type.Object({
     proxy: Type.Object({
       upstream: Type.String({
         default: 'http://127.0.0.1:11434',
-        pattern: '^http://[^/]+/?$',
+        pattern: '^(http://)?[^/\\s]+/?$',
         expects: 'an address such as http://127.0.0.1:11434',
         description: 'The server of language models that llm-proxy forwards to',
       }),
@@ -188,4 +189,11 @@ export function interval(checked: Settings): number {
   if (value < min || value > max)
     throw new SettingsError(`interval: ${checked.interval} is not from ${min / 1000}s to ${max / 1000}s.`);
   return value;
+}
+
+/** @throws SettingsError where a server of language models is named by what is no address */
+export function checkServers(checked: Settings): void {
+  const wrong = checked.llm.servers.find((address) => !URL.canParse(withScheme(address)));
+  if (wrong !== undefined)
+    throw new SettingsError(`llm.servers: ${wrong} is no address. Give one such as http://127.0.0.1:8000.`);
 }

@@ -62,6 +62,9 @@ const logStep = Math.log(step);
 const least_s = 1e-6;
 const lastIndex = Math.ceil(Math.log(100_000 / least_s) / logStep);
 
+/** The upper end of a bucket: five digits are enough, and short where they are written. */
+const endOf = (index: number): number => Number((least_s * step ** index).toPrecision(5));
+
 /** Gathers single durations in seconds. */
 export class Sketch {
   readonly #counts = new Map<number, number>();
@@ -80,8 +83,8 @@ export class Sketch {
     const buckets = [...this.#counts]
       .sort(([a], [b]) => a - b)
       .map(([index, count]) => ({
-        from: index === 0 ? 0 : least_s * step ** (index - 1),
-        to: least_s * step ** index,
+        from: index === 0 ? 0 : endOf(index - 1),
+        to: endOf(index),
         count,
       }));
     return { sum: this.#sum, count: this.#count, buckets };

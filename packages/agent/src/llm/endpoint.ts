@@ -22,6 +22,9 @@ import {
 /** The proxy's own page; everything else it forwards. */
 export const proxyPath = '/_fleetreel/llm';
 
+/** An address as the URL that it stands for; which may still be none, as with a port above 65535. */
+export const withScheme = (address: string): string => (/^https?:\/\//.test(address) ? address : `http://${address}`);
+
 /** What an endpoint last said, and when: monotonic milliseconds. */
 export type Answer = Reading & { at_ms: number; now_us: number; proxied?: Omit<ProxyReading, 'works'> };
 
@@ -53,7 +56,9 @@ export class Endpoint {
   /** @param url an address, or a URL whose path is left out */
   constructor(url: string, isNamed: boolean, clock: Clock) {
     this.url = url;
-    const parsed = new URL(/^https?:\/\//.test(url) ? url : `http://${url}`);
+    const parsed = new URL(withScheme(url));
+    // One server has one address, however it was named.
+    if (parsed.hostname === 'localhost') parsed.hostname = '127.0.0.1';
     this.address = parsed.port === '' ? `${parsed.hostname}:${parsed.protocol === 'https:' ? 443 : 80}` : parsed.host;
     this.#base = parsed.origin;
     this.isNamed = isNamed;

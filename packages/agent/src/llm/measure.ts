@@ -216,7 +216,8 @@ class Exchange {
     const model = this.#measures.of(name);
     const now_us = clock.now_us();
     const isPause = !(now_us - model.lastEnd_us <= llmSessionGapMilliseconds * 1000);
-    if (model.running === 0 && isPause) model.busySince_us = now_us - (clock.monotonic_ms() - this.#begin_ms) * 1000;
+    if (model.running === 0 && isPause)
+      model.busySince_us = Math.round(now_us - (clock.monotonic_ms() - this.#begin_ms) * 1000);
     model.running++;
     model.comingTokens += this.#parts;
     this.#name = name;

@@ -408,6 +408,7 @@ test('it listens beyond loopback only when that is meant, and never in front of 
   await expect(Forwarding.start('localhost:11435', { listen: '127.0.0.1:11435' })).rejects.toThrow(
     /where llm-proxy itself/,
   );
+  await expect(Forwarding.start('127.0.0.1:99999')).rejects.toThrow(/llm\.proxy\.upstream: .*99999 is no address/);
   await using taken = await upstream(models);
   await expect(Forwarding.start('127.0.0.1:1', { listen: taken.address })).rejects.toThrow(/is in use\. Give another/);
   await using open = await Forwarding.start(taken.address, { listen: '0.0.0.0:0', allow_remote: true });

@@ -14,7 +14,7 @@ import {
   proxyLingerMilliseconds,
   proxyStopMilliseconds,
 } from '#limits.ts';
-import { proxyPath } from '#llm/endpoint.ts';
+import { proxyPath, withScheme } from '#llm/endpoint.ts';
 import { Measures, Observer } from '#llm/measure.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
 
@@ -62,7 +62,9 @@ function addresses({ upstream, listen, allow_remote }: Settings['llm']['proxy'])
   upstream: Address;
   listen: Address;
 } {
-  const { hostname, port } = new URL(upstream);
+  if (!URL.canParse(withScheme(upstream)))
+    throw new SettingsError(`llm.proxy.upstream: ${upstream} is no address. Give one such as http://127.0.0.1:11434.`);
+  const { hostname, port } = new URL(withScheme(upstream));
   const to = { host: hostOf(hostname), port: Number(port || 80) };
   const colon = listen.lastIndexOf(':');
   const at = { host: hostOf(listen.slice(0, colon)), port: Number(listen.slice(colon + 1)) };
@@ -229,7 +231,7 @@ class Connection {
     const error = this.#isOllama ? reason : { message: reason, type: 'bad_gateway', code: 502 };
     this.#answer('502 Bad Gateway', { error });
     // What is still being sent is taken and thrown away: unread, it would undo the answer.
-    this.#client.resume();
+    this.#client.removeAllListeners('data').removeAllListeners('end').resume();
     const lingered = this.#clock.sleep(proxyLingerMilliseconds).catch(() => undefined);
     void Promise.race([lingered, once(this.#client, 'close').catch(() => undefined)]).then(() => this.destroy());
   }
