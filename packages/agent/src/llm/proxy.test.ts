@@ -59,6 +59,8 @@ type Listener = (incoming: IncomingMessage, response: ServerResponse) => unknown
 /** A real server of HTTP that stands in for one of language models. */
 async function upstream(listener: Listener): Promise<AsyncDisposable & { address: string; server: Server }> {
   const server = createServer((incoming, response) => void listener(incoming, response));
+  // A busy machine may leave a kept connection idle for longer than the 5 s after which it would be closed.
+  server.keepAliveTimeout = 120_000;
   return { server, ...(await listening(server)) };
 }
 
