@@ -53,9 +53,7 @@ test('before the first host the overview says how to start one', async () => {
 
 test('a host appears by itself, online, and its values move', async () => {
   agent = await stack.startAgent({ host, interval: '1s', flags: ['--tags', 'rack=a3'] });
-  await card()
-    .and(page.locator('[data-status="online"]'))
-    .waitFor();
+  await card().and(page.locator('[data-status="online"]')).waitFor();
   await card().getByText(/load/).waitFor();
   const text = await card().textContent();
   await eventually(
