@@ -23,7 +23,6 @@ export function hasNvidia({ roots, settings }: Pick<Context, 'roots' | 'settings
 
 /** The GPUs of NVIDIA: by their library, and by nvidia-smi while that can't be had. */
 export class NvidiaDevice implements GpuDevice {
-  readonly name = 'The driver of NVIDIA';
   readonly #context: Context;
   #nvml: Nvml | undefined;
   #smi: NvidiaSmi | undefined;
@@ -42,6 +41,10 @@ export class NvidiaDevice implements GpuDevice {
 
   constructor(context: Context) {
     this.#context = context;
+  }
+
+  get name(): string {
+    return this.#libraryTrouble === undefined ? 'The library of NVIDIA' : 'nvidia-smi';
   }
 
   get trouble(): string | undefined {

@@ -24,6 +24,7 @@ import { Rates } from '#rates.ts';
 export const nvmlReturns = {
   success: 0,
   uninitialized: 1,
+  notSupported: 3,
   insufficientSize: 7,
   driverNotLoaded: 9,
   functionNotFound: 13,
@@ -283,13 +284,13 @@ class Library {
   call(name: FunctionName, ...parameters: unknown[]): Promise<number> {
     const native = this.#natives.get(name);
     if (!native) return Promise.resolve(nvmlReturns.functionNotFound);
-    nativeCalls.underWay++;
     return new Promise((resolve, reject) => {
       native.async(...parameters, (cause: Error | null, result: number) => {
         nativeCalls.underWay--;
         if (cause) reject(cause);
         else resolve(result);
       });
+      nativeCalls.underWay++;
     });
   }
 }
@@ -322,6 +323,8 @@ export class Nvml {
   #list = Buffer.alloc(64 * 40);
   #library: Library | undefined;
   #isInitialized = false;
+  /** What a GPU does not support, so that it is not asked for before the next look: a call costs 20 us. */
+  readonly #unsupported = new Set<string>();
   #gpus: Known[] = [];
   #round = 0;
   #driver = '';
@@ -395,7 +398,11 @@ export class Nvml {
   }
 
   async #call(name: FunctionName, ...parameters: unknown[]): Promise<number> {
+    const [gpu, kind] = parameters;
+    const what = typeof gpu === 'bigint' ? `${name} ${gpu} ${typeof kind === 'number' ? kind : ''}` : '';
+    if (this.#unsupported.has(what)) return nvmlReturns.notSupported;
     const code = (await this.#library?.call(name, ...parameters)) ?? nvmlReturns.uninitialized;
+    if (code === nvmlReturns.notSupported && what !== '') this.#unsupported.add(what);
     if (endsLibrary.has(code) || endsGpu.has(code)) throw new NvmlError(code, functions[name][0][0]);
     return code;
   }
@@ -419,6 +426,7 @@ export class Nvml {
 
   /** Finds the GPUs and their instances, and what of them changes seldom. */
   async #look(): Promise<void> {
+    this.#unsupported.clear();
     const { status, code } = await this.#ask('count', 4, this.#buffer);
     if (!status) throw new NvmlError(code, 'nvmlDeviceGetCount');
     const count = Math.min(this.#buffer.readUInt32LE(0), gpusMax);

@@ -12,7 +12,7 @@ import { type Context, type Processes, type Source, Unavailable } from '#source.
  * may hang: they are asked beside the tick, one at a time, and one that does not answer is left alone until it does.
  */
 export function gpu(context: Context): Source {
-  const { roots, clock, processes, platform } = context;
+  const { clock, processes, platform } = context;
   // Both outlive a failure: what hangs is not asked anew.
   const reader = new DeviceReader(clock);
   const drm = new DrmDevices(context);
@@ -26,7 +26,7 @@ export function gpu(context: Context): Source {
       if (platform !== 'linux') throw new Unavailable(`GPUs are read on Linux only, not on ${platform}`);
       if (!hasNvidia(context) && drm.look().length === 0)
         throw new Unavailable(
-          `There is no GPU with a driver that is known: neither one of NVIDIA nor amdgpu, i915 or xe in ${roots.sys}/class/drm`,
+          `There is no GPU with a driver that is known: neither that of NVIDIA is loaded nor amdgpu, i915 or xe`,
         );
     },
     async sample() {
