@@ -89,7 +89,16 @@ const settings = Type.Object({
     }),
   }),
   vm: Type.Object({
-    uri: Type.String({ default: 'qemu:///system', description: 'Where libvirt is' }),
+    uri: Type.String({
+      default: 'qemu:///system',
+      description: 'Where libvirt is, on this machine; empty: libvirt is not asked',
+      examples: ['qemu:///session', 'qemu+unix:///system?socket=/run/libvirt/libvirt-sock'],
+    }),
+    qmp: Type.Array(Type.String(), {
+      default: [],
+      description: 'QMP sockets of QEMU, besides those that are found on the command lines of its processes',
+      examples: ['/run/vm/build.qmp'],
+    }),
   }),
   gpu: Type.Object({
     library: Type.String({

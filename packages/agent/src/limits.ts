@@ -332,3 +332,24 @@ assert(nvidiaSmiMilliseconds.answer < nvidiaSmiMilliseconds.pause, 'one is gone 
 
 /** Stack of a call of a native library on another thread: as programs give their threads; only what is used takes memory. */
 export const nativeStackBytes = 2 * 1024 * 1024;
+
+/** The largest message of libvirt: its own bound (VIR_NET_MESSAGE_MAX). */
+export const libvirtMessageBytesMax = 32 * 1024 * 1024;
+
+/** How long libvirt has to accept a connection; it starts by its socket, and reads the state of all its domains first. */
+export const libvirtConnectMilliseconds = 5000;
+
+/** How long a tick waits for libvirt and QEMU: less than half of the shortest interval. What comes later serves the next tick. */
+export const vmAnswerMilliseconds = 400;
+
+/** Without an answer for so long, the connection to libvirt is given up and made anew. */
+export const libvirtHangMilliseconds = 30_000;
+
+/** How often libvirt, if it was away, and QEMU's processes are looked for: to look means to read the name of each process. */
+export const vmDiscoverMilliseconds = 30_000;
+
+/** A process this young may be waiting for its own tool to connect to its QMP socket first. */
+export const qmpProcessAgeSeconds = 10;
+
+/** The largest answer of QEMU that is read: a description of some hundred disks. */
+export const qmpAnswerBytesMax = 8 * 1024 * 1024;

@@ -30,7 +30,7 @@ const ofTheKernel: readonly TableName[] = [
 ];
 
 /** What none of the captured machines has, in the order of the sources: these have captured text of their own. */
-const nowhere = ['sensor', 'power', 'battery', 'process', 'perf', 'container', 'gpu', 'llm'];
+const nowhere = ['sensor', 'power', 'battery', 'process', 'perf', 'container', 'vm', 'gpu', 'llm'];
 
 const trees: Record<string, { steps: readonly string[]; unavailable: readonly string[] }> = {
   'ubuntu-4.13': {

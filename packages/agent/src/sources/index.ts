@@ -30,6 +30,7 @@ import { sensor } from '#sources/sensor.ts';
 import { tcp } from '#sources/tcp.ts';
 import { tcpConnection } from '#sources/tcp_connection.ts';
 import { udp } from '#sources/udp.ts';
+import { vm } from '#sources/vm.ts';
 
 /** The sources on Linux, in the order in which they are shown. */
 const linux: readonly MakeSource[] = [
@@ -50,6 +51,7 @@ const linux: readonly MakeSource[] = [
   processes,
   perf,
   container,
+  vm,
   gpu,
   llm,
 ];
