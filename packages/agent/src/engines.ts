@@ -370,6 +370,8 @@ class Connection {
         this.#tellStart(container, time_us);
       }
     } else if (action === 'die') {
+      // Podman may tell the end of a run after the start of the next, which has told it already.
+      if (told.isRunning && time_us < told.start_us) return;
       if (told.isRunning === false && isSameMoment(told.end_us, time_us)) this.#known.put(container);
       else this.#tellEnd(container, event.exitCode, time_us);
     } else if (action === 'oom') this.#tellOom(container, time_us);

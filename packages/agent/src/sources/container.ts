@@ -73,6 +73,8 @@ class ContainerSource implements Source {
   /** Those that have ended since the last tick, by id. */
   readonly #ended = new Map<string, Tracked>();
   readonly #young = new Set<Tracked>();
+  /** When starts and ends were that cgroups told and an engine may tell still, by action and id. */
+  readonly #toldByCgroup = new Map<string, number>();
   /** When it was told last that memory had run out in a container, by id: the kernel and the engine both tell. */
   readonly #oomToldAt_ms = new Map<string, number>();
   /** Those that have ended, while their engine does not know it yet. */
@@ -148,6 +150,8 @@ class ContainerSource implements Source {
     }
     this.#pushStopped(table);
     this.#ended.clear();
+    const forgotten_us = this.#context.clock.now_us() - sameHappeningMilliseconds * 2000;
+    for (const [told, at_us] of this.#toldByCgroup) if (at_us < forgotten_us) this.#toldByCgroup.delete(told);
     this.#lastTick_ms = now_ms;
     return { container: table };
   }
@@ -184,6 +188,7 @@ class ContainerSource implements Source {
     this.#endedUnknown.clear();
     this.#young.clear();
     this.#oomToldAt_ms.clear();
+    this.#toldByCgroup.clear();
     this.#networks.clear();
     this.#lastTick_ms = Number.NaN;
   }
@@ -483,16 +488,26 @@ class ContainerSource implements Source {
   #tellStart(tracked: Tracked): void {
     if (tracked.isStartTold || this.#told(tracked)) return;
     tracked.isStartTold = true;
+    this.#toldByCgroup.set(`start ${tracked.id}`, tracked.bornAt_us);
     this.#record('start', tracked.id, undefined, { time_us: tracked.bornAt_us });
   }
 
   #tellStop(tracked: Tracked): void {
     if (tracked.isStopTold || this.#told(tracked)) return;
     tracked.isStopTold = true;
+    this.#toldByCgroup.set(`die ${tracked.id}`, tracked.endedAt_us);
     this.#record('stop', tracked.id, undefined, {
       time_us: tracked.endedAt_us,
       duration_s: this.#uptime_s(tracked),
     });
+  }
+
+  /** Whether its cgroup told this start or end before, when no engine had told of the container: once for each. */
+  #isToldByCgroup(action: 'start' | 'die', id: string, time_us: number): boolean {
+    const told_us = this.#toldByCgroup.get(`${action} ${id}`);
+    if (told_us === undefined) return false;
+    this.#toldByCgroup.delete(`${action} ${id}`);
+    return Math.abs(time_us - told_us) < sameHappeningMilliseconds * 1000;
   }
 
   /** The kernel counts the processes that it killed, the engine tells of it, maybe only after the container's end: it is one. */
@@ -525,15 +540,6 @@ class ContainerSource implements Source {
       tracked.told = container;
       // It may be over soon, or its cgroup gone when this is told: what can be read is read.
       if (this.#tracked.has(id)) this.#readBetween(tracked, now_ms);
-      // Told before by its cgroup, when no engine knew it; what comes after that is another run in the same cgroup.
-      if (action === 'start' && tracked.isStartTold && !Number.isNaN(tracked.bornAt_us)) {
-        tracked.isStartTold = false;
-        return;
-      }
-      if (action === 'die' && tracked.isStopTold) {
-        tracked.isStopTold = false;
-        return;
-      }
       if (action === 'kill' && this.#tracked.has(id)) this.#keepReading(tracked, now_ms);
       if (action === 'rename' && renamedFrom !== '' && renamedFrom !== container.name) {
         this.#record('rename', id, container, { time_us, detail: `was ${renamedFrom}` });
@@ -541,6 +547,7 @@ class ContainerSource implements Source {
       }
     }
     if (action === 'oom' && !this.#isNewOom(id, now_ms)) return;
+    if ((action === 'start' || action === 'die') && this.#isToldByCgroup(action, id, time_us)) return;
     if (action === 'die') this.#recordEnd(id, container, time_us);
     else {
       const detail = action === 'health_status' ? container.health : '';
