@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Event, Tables } from '@fleetreel/proto';
@@ -105,7 +105,7 @@ const value = (row: Row, name: string): number => row[name] as number;
  * A cgroup whose containers get the CPU before all else that runs on this machine, other tests for example: what they use is
  * known then. Its parts in the hierarchies of other controllers are made by the engine.
  */
-class FavouredCgroup implements Disposable {
+class FavouredCgroup implements AsyncDisposable {
   readonly #name = `fleetreel-test-${process.pid}-${++number}`;
   readonly options: readonly string[] = ['--cgroup-parent', `/${this.#name}`];
 
@@ -115,14 +115,16 @@ class FavouredCgroup implements Disposable {
     writeFileSync(join(folder, 'cpu.shares'), '262144');
   }
 
-  [Symbol.dispose](): void {
-    for (const controller of readdirSync('/sys/fs/cgroup')) {
-      try {
-        rmdirSync(join('/sys/fs/cgroup', controller, this.#name));
-      } catch {
-        // Not there, or removed as part of another name of the same hierarchy.
-      }
-    }
+  /** Podman's monitor of a container has a cgroup in it, and leaves a moment after the container. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const folders = readdirSync('/sys/fs/cgroup').flatMap((controller) => {
+      const own = join('/sys/fs/cgroup', controller, this.#name);
+      return [join(own, 'conmon'), own];
+    });
+    for (const folder of folders)
+      await vi.waitFor(() => {
+        if (existsSync(folder)) rmdirSync(folder);
+      }, patience);
   }
 }
 
@@ -173,7 +175,7 @@ describe.each([
 
   test('a busy core under a limit of half a core: its CPU time, its share of the limit, its throttling', async () => {
     await using watch = await Watch.of(engine);
-    using parent = new FavouredCgroup();
+    await using parent = new FavouredCgroup();
     const id = await run([...isolated, '--cpus', '0.5', ...parent.options], 'sh', '-c', 'while :; do :; done');
     await using _gone = { [Symbol.asyncDispose]: () => engine.remove(id) };
     const pid = await pidOf(engine, id);
