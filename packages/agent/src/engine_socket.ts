@@ -1,5 +1,4 @@
 // HTTP over a Unix socket, with a bound on everything: time, size of an answer, length of a line.
-import type { IncomingMessage } from 'node:http';
 import type { EngineContainer } from '#engine.ts';
 import { type EngineEvent, eventFilter, parseEvent, parseInspect, parseList, parseVersion } from '#engine_api.ts';
 import { engineAnswerBytesMax, engineAnswerMilliseconds, engineEventBytesMax } from '#limits.ts';
@@ -99,7 +98,9 @@ export class DockerApi implements EngineApi {
       const event = parseEvent(line);
       if (event) take(event);
     };
-    await follow(this.#socket, `${this.#prefix}/events?${query.toString()}`, began, takeLine, signal);
+    const lines = new Lines(takeLine);
+    const path = `${this.#prefix}/events?${query.toString()}`;
+    await get(this.#socket, path, began, (piece) => lines.add(piece), signal);
   }
 
   async #ask(path: string, signal: AbortSignal): Promise<unknown> {
@@ -107,65 +108,115 @@ export class DockerApi implements EngineApi {
   }
 }
 
-/** One `GET`; resolves when the head of its answer is there. @throws EngineError, the system's error, the signal's reason */
-async function get(socket: string, path: string, signal: AbortSignal): Promise<IncomingMessage> {
-  // Not loaded on a host without engines.
-  const { request } = await import('node:http');
+/**
+ * One `GET`. It is asked in HTTP/1.0, in which an answer is what comes until the connection ends: to read that takes no client of
+ * HTTP, whose loading alone takes 15 MiB of memory. Resolves when the answer has ended.
+ * @throws EngineError, the system's error, the signal's reason; and whatever `take` throws
+ */
+async function get(
+  socket: string,
+  path: string,
+  began: () => void,
+  take: (piece: Buffer) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const { connect } = await import('node:net');
   signal.throwIfAborted();
-  return await new Promise((resolve, reject) => {
-    const asked = request(
-      { socketPath: socket, path, headers: { host: 'localhost' }, agent: false, signal },
-      (answer) => {
-        // What is told of the end of the answer while nobody reads it: who reads it learns it anyway.
-        answer.on('error', () => {});
-        resolve(answer);
-      },
-    );
-    asked.on('error', (cause) => reject(signal.aborted ? (signal.reason as Error) : cause));
-    asked.end();
+  const wire = connect(socket);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const abort = (): void => reject(signal.reason as Error);
+  signal.addEventListener('abort', abort, { once: true });
+  const answer = new Answer(began, take);
+  wire.on('error', reject);
+  wire.on('data', (piece: Buffer) => {
+    try {
+      answer.add(piece);
+    } catch (cause) {
+      reject(cause);
+    }
   });
+  wire.on('close', () => {
+    if (answer.isComplete) resolve();
+    else reject(new EngineError('breaks off its answer'));
+  });
+  try {
+    wire.write(`GET ${path} HTTP/1.0\r\nHost: localhost\r\n\r\n`);
+    await promise;
+  } finally {
+    signal.removeEventListener('abort', abort);
+    wire.destroy();
+  }
 }
 
-/** Asks for JSON. @throws EngineError, SyntaxError, the system's error, the signal's reason */
+/** The head of an answer is shorter than this. */
+const headBytesMax = 64 * 1024;
+
+/** An answer of HTTP/1, as its bytes come: the head is read, the body passed on. */
+class Answer {
+  readonly #began: () => void;
+  readonly #take: (piece: Buffer) => void;
+  /** Undefined once it is read. */
+  #head: Buffer | undefined = Buffer.alloc(0);
+  /** Of the body that is still to come, where the head says its length. */
+  #leftBytes = Number.NaN;
+
+  constructor(began: () => void, take: (piece: Buffer) => void) {
+    this.#began = began;
+    this.#take = take;
+  }
+
+  get isComplete(): boolean {
+    return this.#head === undefined && !(this.#leftBytes > 0);
+  }
+
+  /** @throws EngineError when it is not what was asked for */
+  add(piece: Buffer): void {
+    let body = piece;
+    if (this.#head !== undefined) {
+      const head = Buffer.concat([this.#head, piece]);
+      const end = head.indexOf('\r\n\r\n');
+      if (
+        end < 0 &&
+        head.length < headBytesMax &&
+        head.subarray(0, 5).equals(Buffer.from('HTTP/').subarray(0, head.length))
+      ) {
+        this.#head = head;
+        return;
+      }
+      this.#readHead(head.toString('latin1', 0, Math.max(end, 0)));
+      this.#head = undefined;
+      this.#began();
+      body = head.subarray(end + 4);
+    }
+    this.#leftBytes -= body.length;
+    if (body.length > 0) this.#take(body);
+  }
+
+  #readHead(head: string): void {
+    const status = /^HTTP\/1\.[01] (\d{3})\b/.exec(head)?.[1];
+    if (status === undefined) throw new EngineError('does not speak HTTP');
+    if (status !== '200') throw new EngineError(`answers with the status ${status}`, Number(status));
+    if (/^transfer-encoding:/im.test(head)) throw new EngineError('answers in pieces, which nobody asked for');
+    this.#leftBytes = Number(/^content-length: *(\d+) *$/im.exec(head)?.[1] ?? Number.NaN);
+  }
+}
+
+/** Asks for JSON. @throws EngineError, the system's error, the signal's reason */
 async function ask(socket: string, path: string, signal: AbortSignal): Promise<unknown> {
-  const answer = await get(socket, path, signal);
   const pieces: Buffer[] = [];
   let bytes = 0;
-  // Leaving the loop early closes the connection.
-  for await (const piece of answer as AsyncIterable<Buffer>) {
+  const take = (piece: Buffer): void => {
     bytes += piece.length;
     if (bytes > engineAnswerBytesMax)
       throw new EngineError(`answers with more than ${engineAnswerBytesMax / 1024 / 1024} MiB`);
     pieces.push(piece);
-  }
-  if (answer.statusCode !== 200)
-    throw new EngineError(`answers with the status ${answer.statusCode}`, answer.statusCode);
+  };
+  await get(socket, path, () => {}, take, signal);
   try {
     return JSON.parse(Buffer.concat(pieces).toString());
   } catch {
     throw new EngineError('answers with something that is not JSON');
   }
-}
-
-/**
- * Follows an answer that has no end, line by line. Resolves when it ends nevertheless. A line that is too long is left out.
- * @throws EngineError, the system's error, the signal's reason; and whatever `take` throws
- */
-async function follow(
-  socket: string,
-  path: string,
-  began: () => void,
-  take: (line: string) => void,
-  signal: AbortSignal,
-): Promise<void> {
-  const answer = await get(socket, path, signal);
-  if (answer.statusCode !== 200) {
-    answer.destroy();
-    throw new EngineError(`answers with the status ${answer.statusCode}`, answer.statusCode);
-  }
-  began();
-  const lines = new Lines(take);
-  for await (const piece of answer as AsyncIterable<Buffer>) lines.add(piece);
 }
 
 /** Puts lines together from the pieces in which they come. */

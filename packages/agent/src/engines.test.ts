@@ -136,8 +136,23 @@ const endless = (socket: Socket): void => {
 };
 
 test.each<[string, Parts, string]>([
-  ['that is no HTTP', { version: (to) => to.end('SSH-2.0-OpenSSH_9.2\r\n') }, "can't be followed"],
-  ['that closes at once', { version: (to) => to.destroy() }, "can't be followed"],
+  ['that is no HTTP', { version: (to) => to.end('SSH-2.0-OpenSSH_9.2\r\n') }, 'does not speak HTTP'],
+  [
+    'whose head never ends',
+    { version: (to) => to.write(`HTTP/1.1 200 OK\r\nX: ${'x'.repeat(100_000)}`) },
+    'not speak HTTP',
+  ],
+  [
+    'that answers less than it says',
+    { list: (to) => to.end('HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n[]') },
+    'breaks off',
+  ],
+  [
+    'that answers in pieces',
+    { list: (to) => to.end('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n') },
+    'in pieces',
+  ],
+  ['that closes at once', { version: (to) => to.destroy() }, 'breaks off its answer'],
   ['that answers with broken JSON', { list: (to) => to.end(`${head}[{"Id":`) }, 'something that is not JSON'],
   ['that answers something else', { list: (to) => reply(to, { message: 'no' }) }, 'no list'],
   ['that refuses', { list: (to) => to.end('HTTP/1.1 403 Forbidden\r\n\r\n{}') }, 'the status 403'],
