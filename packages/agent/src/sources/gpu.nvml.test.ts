@@ -557,6 +557,12 @@ test('a library that is missing or is none is said', async () => {
   }
 });
 
+test('a driver has the stack that it needs', async () => {
+  const standIn = new StandIn({ count: 1, ...of(0, full), stack: 1024 * 1024 });
+  const { sample } = await watch(standIn.library);
+  await until(async () => (await sample()).gpu);
+});
+
 test('a GPU that is added is found at once', async () => {
   const tree = new SteppedTree();
   mkdirSync(tree.path('proc/driver/nvidia/gpus/0000:43:00.0'), { recursive: true });

@@ -7,7 +7,7 @@
 //   KEY error NUMBER     the function answers with this error
 //   KEY hang             the function does not come back before the line has changed
 //
-// Keys: init, count, driver, cuda; N.uuid, N.name, N.utilization ... of GPU N; N.mig.M.uuid ... of its instance M;
+// Keys: init, stack (bytes that init uses of it), count, driver, cuda; N.uuid, N.name, N.utilization ... of GPU N; N.mig.M.uuid ... of its instance M;
 // N.field.ID; N.compute and N.graphics: PID:BYTES[:GI:CI],...; N.use: PID:TIME:SM:MEMORY:ENCODER:DECODER,...;
 // events: N:XID,... are given out once for each new value of "events.serial".
 // With -DGENERATION=1 it has the functions of a driver of 2015 only.
@@ -158,7 +158,12 @@ static int indexed(void *device, const char *name, unsigned kind, unsigned *valu
 }
 
 static int start(void) {
-  unsigned long long ignored;
+  unsigned long long ignored, stack = 0;
+  // Drivers use more of it than 128 KiB.
+  if (number("stack", &stack) == SUCCESS) {
+    volatile char *bytes = __builtin_alloca(stack);
+    for (unsigned long long at = 0; at < stack; at += 4096) bytes[at] = 1;
+  }
   int result = number("init", &ignored);
   if (result == SUCCESS || result == NOT_SUPPORTED) initialized = 1, result = SUCCESS;
   return result;
