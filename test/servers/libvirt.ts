@@ -1,6 +1,16 @@
 // A libvirt of its own: its folders are seen only by it, its sockets lie in a temporary one. Needs root.
 import { execFile } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -102,6 +112,13 @@ export class LibvirtServer implements AsyncDisposable {
     this.#domains.add(uuid);
   }
 
+  /** The same, without starting it. */
+  async define(xml: string, uuid: string): Promise<void> {
+    const file = this.path(`${uuid}.xml`);
+    writeFileSync(file, xml);
+    await this.virsh('define', file);
+  }
+
   async destroy(uuid: string): Promise<void> {
     await this.virsh('destroy', uuid);
     this.#domains.delete(uuid);
@@ -190,4 +207,37 @@ export function domainXml(options: { name: string; uuid: string; disk: string; t
 <emulator>/usr/bin/${qemu}</emulator>
 <disk type="file"><driver name="qemu" type="raw" cache="unsafe"/><source file="${text(options.disk)}"/><target dev="vda" bus="virtio"/></disk>
 ${tap}<memballoon model="virtio"/></devices></domain>`;
+}
+
+/** Starts a QEMU that no libvirt manages, with the guest of `writeBootDisk` on `disk`, and a QMP socket. */
+export async function startQemu(settings: {
+  disk: string;
+  socket: string;
+  uuid?: string | undefined;
+  name: string;
+}): Promise<Child> {
+  writeBootDisk(settings.disk);
+  const child = await Child.start({
+    name: qemu,
+    command: qemu,
+    args: [
+      '-display',
+      'none',
+      '-m',
+      '16',
+      '-smp',
+      '2',
+      '-accel',
+      'tcg,thread=multi',
+      '-name',
+      settings.name,
+      ...(settings.uuid ? ['-uuid', settings.uuid] : []),
+      '-drive',
+      `file=${settings.disk},format=raw,if=virtio,cache=unsafe`,
+      '-qmp',
+      `unix:${settings.socket},server=on,wait=off`,
+    ],
+  });
+  await child.untilReady(async () => existsSync(settings.socket), 20_000);
+  return child;
 }

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Tables } from '@fleetreel/proto';
 import {
@@ -8,6 +9,7 @@ import {
   guestWrites,
   type LibvirtServer,
   startLibvirt,
+  startQemu,
   writeBootDisk,
 } from '@fleetreel/test/servers/libvirt';
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest';
@@ -27,9 +29,15 @@ afterAll(async () => {
 });
 
 /** The source, looking at the test's libvirt. */
-async function opened(): Promise<{ context: Context; source: Source; sample: () => Promise<Tables> }> {
+async function opened(
+  settings: { qmp?: string[] } = {},
+): Promise<{ context: Context; source: Source; sample: () => Promise<Tables> }> {
   const system = systemContext();
-  const context = { ...system, roots: { ...system.roots, run: libvirt.run } };
+  const context = {
+    ...system,
+    roots: { ...system.roots, run: libvirt.run },
+    settings: { ...system.settings, vm: { ...system.settings.vm, ...settings } },
+  };
   const source = vm(context);
   await source.open();
   onTestFinished(() => source.close());
@@ -208,4 +216,120 @@ test('names are data: quotes, markup, escapes and commands come as they are', as
   const uuid = await started(name);
   const seen = async () => rows((await sample()).vm, 'uuid')[uuid]?.name;
   expect(await vi.waitUntil(seen, { timeout: 30_000 })).toBe(name);
+});
+
+/** A QEMU that no libvirt manages, with the guest that writes and then keeps a processor busy. */
+async function alone(settings: { socket: string; uuid?: string; name?: string }) {
+  const child = await startQemu({ name: 'alone', disk: libvirt.path(`${randomUUID()}.img`), ...settings });
+  onTestFinished(async () => {
+    await child.kill();
+  });
+  return child;
+}
+
+test('QEMU without libvirt, by its QMP socket: the same numbers, and the socket is left free', async () => {
+  const uuid = randomUUID();
+  const socket = libvirt.path('alone.qmp');
+  const child = await alone({ socket, uuid, name: '$(reboot)<b>' });
+  const { context, source, sample } = await opened({ qmp: [socket] });
+  const block = async () => rows((await sample()).vm_block, 'uuid')[uuid];
+  await vi.waitUntil(async () => ((await block())?.write_bytes_total as number) >= guestWrites.bytes, {
+    timeout: 60_000,
+    interval: 500,
+  });
+  expect(await block()).toMatchObject({ write_bytes_total: guestWrites.bytes, capacity_bytes: 16 * 2 ** 20 });
+
+  const vcpus = async () => {
+    const { vm_vcpu: table } = await sample();
+    return [0, 1].map((vcpu) => {
+      const place = table?.uuid.findIndex((of, row) => of === uuid && table.vcpu[row] === String(vcpu)) ?? -1;
+      return { cpu: table?.cpu_percent[place] ?? Number.NaN, delay: table?.delay_percent[place] ?? Number.NaN };
+    });
+  };
+  await vcpus();
+  await pause(3000);
+  const [first, second] = await vcpus();
+  expect(Math.abs((first?.cpu ?? 0) + (first?.delay ?? 0) - 100)).toBeLessThan(3);
+  expect(first?.cpu).toBeGreaterThan(5);
+  expect(second?.cpu).toBeLessThan(1);
+  expect(rows((await sample()).vm, 'uuid')[uuid]).toMatchObject({
+    name: '$(reboot)<b>',
+    manager: 'qemu',
+    state: 'running',
+    vcpu_current_count: 2,
+  });
+
+  // A tool of the user's holds the socket: what the kernel says of the process goes on.
+  const tool = connect(socket);
+  await vi.waitUntil(() => tool.read() !== null, { timeout: 10_000 });
+  tool.write('{"execute":"qmp_capabilities"}{"execute":"stop"}\n');
+  await sample();
+  expect(rows((await sample()).vm, 'uuid')[uuid]).toMatchObject({
+    manager: 'qemu',
+    memory_rss_bytes: expect.any(Number),
+  });
+  expect(source.limitations?.()).toContainEqual(expect.stringContaining('another program may hold it'));
+  tool.destroy();
+
+  context.events.take();
+  await child.kill();
+  await vi.waitUntil(async () => !(await sample()).vm?.uuid.includes(uuid), { timeout: 20_000 });
+  expect(happened(context, uuid)).toEqual(['stop: ']);
+});
+
+test('QEMU is found by its command line, once it is old enough not to wait for its own tool', async () => {
+  const socket = libvirt.path('found.qmp');
+  await alone({ socket });
+  // Its age is measured by the kernel: the source is opened again until it is found, as the sampler does.
+  const found = async () => {
+    const { source, sample } = await opened();
+    const machines = rows((await sample()).vm, 'uuid');
+    await source.close();
+    return machines[`qmp:${socket}`];
+  };
+  expect(await found()).toBeUndefined();
+  await vi.waitFor(
+    async () => expect(await found()).toMatchObject({ name: 'alone', manager: 'qemu', state: 'running' }),
+    {
+      timeout: 40_000,
+      interval: 1000,
+    },
+  );
+});
+
+test('a tap interface is counted as the guest sees it', async () => {
+  const { sample } = await opened();
+  const tap = `frt${process.pid % 1_000_000}`;
+  execFileSync('ip', ['tuntap', 'add', 'dev', tap, 'mode', 'tap']);
+  onTestFinished(() => {
+    execFileSync('ip', ['link', 'delete', tap]);
+  });
+  execFileSync('ip', ['link', 'set', tap, 'up']);
+  const uuid = await started('networked', tap);
+  const net = async () => rows((await sample()).vm_net, 'uuid')[uuid];
+  await vi.waitUntil(async () => (await net())?.receive_bytes_per_second !== undefined, {
+    timeout: 30_000,
+    interval: 500,
+  });
+  expect(await net()).toMatchObject({ interface: tap, receive_errors_per_second: 0, transmit_errors_per_second: 0 });
+});
+
+test('a machine that is renamed keeps its identity', async () => {
+  const { context, sample } = await opened();
+  await sample();
+  const uuid = randomUUID();
+  const disk = libvirt.path(`${uuid}.img`);
+  writeBootDisk(disk);
+  await libvirt.define(domainXml({ name: 'before', uuid, disk }), uuid);
+  onTestFinished(async () => {
+    await libvirt.virsh('undefine', uuid);
+  });
+  const seen = (name: string) =>
+    vi.waitFor(async () => expect(rows((await sample()).vm, 'uuid')[uuid]).toMatchObject({ name, state: 'shutoff' }), {
+      timeout: 30_000,
+    });
+  await seen('before');
+  await libvirt.virsh('domrename', uuid, 'after\'"<i>');
+  await seen('after\'"<i>');
+  expect(happened(context, uuid)).toEqual(['rename: ']);
 });
