@@ -142,11 +142,9 @@ function conditions({ tenant, hosts, labels, from, to }: Selection): { where: st
   const bind = (value: unknown) => `$${values.push(value)}`;
   const where = [`tenant = ${bind(tenant)}`, `ts >= ${bind(time(from))}`, `ts < ${bind(time(to))}`];
   if (hosts.length > 0) where.push(`host IN ${bind(hosts)}`);
-  // A VARCHAR is in no bound list, whatever that holds.
+  // Each value is compared by itself: a list is read as text, where quotes, backslashes, braces and "null" mean something else.
   for (const { label, values: wanted } of labels)
-    if (label.text)
-      where.push(`(${wanted.map((one) => `${quote(label.name)} = ${bind(one)}`).join(' OR ') || 'false'})`);
-    else where.push(`${quote(label.name)} IN ${bind(wanted)}`);
+    where.push(`(${wanted.map((one) => `${quote(label.name)} = ${bind(one)}`).join(' OR ') || 'false'})`);
   return { where: where.join(' AND '), values };
 }
 
