@@ -292,7 +292,9 @@ test('processes: memory and use, in both lists once, joined to who they are', as
   });
   const tree = new SteppedTree();
   tree.write('proc/100/stat', `100 (python3) S 1 100 100 0 -1 4194304 ${'0 '.repeat(12)}5000 ${'0 '.repeat(30)}\n`);
-  const { sample } = await watch(standIn.library, tree);
+  tree.write('proc/100/cgroup', `0::/system.slice/docker-${'0123456789abcdef'.repeat(4)}.scope\n`);
+  tree.write('proc/100/cmdline', 'python3\0-m\0vllm.entrypoints.openai.api_server\0');
+  const { sample, context } = await watch(standIn.library, tree);
   const tables = await until(async () => {
     const taken = await sample();
     return taken.gpu_process ? taken : undefined;
@@ -301,6 +303,7 @@ test('processes: memory and use, in both lists once, joined to who they are', as
   expect(processes['100']).toMatchObject({
     gpu: firstGpu,
     name: 'python3',
+    container: '0123456789ab',
     type: 'compute,graphics',
     memory_used_bytes: 4 * 2 ** 30,
     used_percent: 85,
@@ -312,9 +315,11 @@ test('processes: memory and use, in both lists once, joined to who they are', as
   // Not available, as it always is under Windows' driver model; and no sample of its use.
   expect(processes['300']).toEqual({ gpu: firstGpu, name: '', class: '', container: '', type: 'compute' });
   expect(rows(tables.gpu, 'gpu')[firstGpu]).toMatchObject({ processes_count: 4 });
-  // Samples that were there before do not come again.
+  // Samples that were there before do not come again. What the process is called says its command line, which came meanwhile.
+  await context.processes.settled?.();
   const second = rows((await until(async () => (await sample()).gpu_process)) ?? {}, 'pid');
   expect(second['100']).not.toHaveProperty('used_percent');
+  expect(second['100']?.class).toBe('llm');
   expect(second['100']).toMatchObject({ memory_used_bytes: 4 * 2 ** 30 });
 });
 
