@@ -333,3 +333,19 @@ test('a machine that is renamed keeps its identity', async () => {
   await seen('after\'"<i>');
   expect(happened(context, uuid)).toEqual(['rename: ']);
 });
+
+test('a machine that libvirt manages is not shown a second time', async () => {
+  const uuid = await started('once');
+  // Somebody gave another QEMU the same UUID: what libvirt says is what counts.
+  const socket = libvirt.path('twin.qmp');
+  await alone({ socket, uuid, name: 'twin' });
+  const { sample } = await opened({ qmp: [socket] });
+  await vi.waitFor(
+    async () => {
+      const { vm: table } = await sample();
+      expect(table?.uuid.filter((one) => one === uuid)).toHaveLength(1);
+      expect(table?.name[table.uuid.indexOf(uuid)]).toBe('once');
+    },
+    { timeout: 30_000 },
+  );
+});
