@@ -51,6 +51,8 @@ export class LibvirtWatch {
   readonly #context: Context;
   #connection: Libvirt | undefined;
   #connecting: Promise<void> | undefined;
+  /** Ends an attempt to connect. */
+  #limit: AbortController | undefined;
   #question: Question | undefined;
   /** By UUID; kept while libvirt is away. Undefined before it has answered once. */
   #running: Map<string, Running> | undefined;
@@ -101,6 +103,7 @@ export class LibvirtWatch {
     this.problem = `libvirt is not here: there is no socket ${found.sockets.join(' nor ')}`;
     for (const socket of sockets) {
       const limit = new AbortController();
+      this.#limit = limit;
       const connected = new AbortController();
       clock.sleep(libvirtConnectMilliseconds, connected.signal).then(
         () => limit.abort(),
@@ -155,6 +158,8 @@ export class LibvirtWatch {
   }
 
   close(): void {
+    this.#limit?.abort();
+    this.#limit = undefined;
     this.#connection?.[Symbol.dispose]();
     this.#connection = undefined;
     this.#question = undefined;

@@ -144,7 +144,7 @@ test('a busy virtual processor and bytes written are seen from outside', async (
   expect(machine?.memory_rss_bytes as number).toBeGreaterThan(2 ** 20);
 });
 
-test('starts, pauses, resumes, renames and ends are told as they happen, and break no frame', async () => {
+test('starts, pauses, resumes and ends are told as they happen, and break no frame', async () => {
   const { context, sample } = await opened();
   const seen = (uuid: string, what: object | undefined) =>
     vi.waitFor(
@@ -212,7 +212,8 @@ test('a daemon that hangs delays no tick, and is asked again when it answers', a
 
 test('names are data: quotes, markup, escapes and commands come as they are', async () => {
   const { sample } = await opened();
-  const name = `"';$(reboot)\`x\`<script>\u001b[31m=cmd()é漢`.replace('\u001b', '');
+  // XML has no control characters, and libvirt refuses newlines and slashes.
+  const name = `"';$(reboot)\`x\`<b>=cmd()é漢 ${'n'.repeat(100)}`;
   const uuid = await started(name);
   const seen = async () => rows((await sample()).vm, 'uuid')[uuid]?.name;
   expect(await vi.waitUntil(seen, { timeout: 30_000 })).toBe(name);

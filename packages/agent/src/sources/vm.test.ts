@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Tables } from '@fleetreel/proto';
 import { expect, onTestFinished, test } from 'vitest';
+import { systemClock } from '#clock.ts';
 import { type Guest, GuestRows, guestTables, isActive, stateOf } from '#guests.ts';
 import { Libvirt, type Parameters } from '#libvirt.ts';
 import { libvirtSockets } from '#libvirt_watch.ts';
@@ -303,4 +304,21 @@ test('in the place of QEMU nothing, nonsense, or a program that never answers', 
   await expect(ask((socket) => socket.end())).rejects.toThrow('closed its QMP socket');
   await expect(ask((socket) => socket.end('SSH-2.0\n'))).rejects.toThrow();
   await expect(ask(() => {})).rejects.toThrow();
+});
+
+test('a source that is closed while libvirt lets it wait leaves no connection behind', async () => {
+  let ended: Promise<unknown> = Promise.resolve();
+  const path = await stranger((socket) => {
+    ended = new Promise((resolve) => socket.on('close', resolve));
+    socket.resume();
+  });
+  using tree = new SteppedTree();
+  const clock = { ...systemClock };
+  const settings = { ...tree.context.settings, vm: { uri: `qemu+unix:///system?socket=${path}`, qmp: [] } };
+  const source = vm({ ...tree.context, clock, settings });
+  const opening = Promise.resolve(source.open()).catch((cause: unknown) => cause);
+  await systemClock.sleep(200);
+  await source.close();
+  expect(await opening).toBeInstanceOf(Unavailable);
+  await ended;
 });
