@@ -272,7 +272,7 @@ export function parseFdinfo(text: string): DrmClient | undefined {
   const held = (pattern: RegExp): number => {
     const regions = [...memory].filter(([name]) => pattern.test(name));
     if (regions.length === 0) return Number.NaN;
-    return regions.reduce((sum, [, of]) => sum + (of['resident'] ?? of['memory'] ?? of['total'] ?? 0), 0);
+    return regions.reduce((sum, [, of]) => sum + (of.resident ?? of.memory ?? of.total ?? 0), 0);
   };
   return {
     driver: pairs.get('drm-driver') ?? '',

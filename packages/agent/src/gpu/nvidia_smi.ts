@@ -191,7 +191,7 @@ function powerOf(gpu: Xml): Partial<GpuRow> {
 function rowsOf(gpu: Xml, log: { driver: string; cuda: string }): GpuReading {
   const link = 'pci/pci_gpu_link_info';
   // 8 digits of the domain; the kernel and everybody else write 4.
-  const address = (textOf(gpu, 'pci/pci_bus_id') || (gpu.attributes['id'] ?? ''))
+  const address = (textOf(gpu, 'pci/pci_bus_id') || (gpu.attributes.id ?? ''))
     .toLowerCase()
     .replace(/^0000(?=.{4}:.{2}:)/, '');
   const uuid = textOf(gpu, 'uuid') || address;

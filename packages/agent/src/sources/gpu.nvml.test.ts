@@ -191,7 +191,7 @@ const failure = (sample: () => Promise<unknown>): Promise<string | undefined> =>
     (cause: Error) => cause.message,
   );
 
-const firstGpu = full['uuid'] as string;
+const firstGpu = full.uuid as string;
 
 test('the library that is looked for is the one of the settings', () => {
   expect(defaultSettings.gpu.library).toBe(standardLibrary);
@@ -497,8 +497,8 @@ test('errors of the GPUs (XID) are events, and are counted', async () => {
   expect(events).toMatchObject({
     kind: ['gpu', 'gpu', 'gpu'],
     action: ['error', 'error', 'error'],
-    entity: [firstGpu, bare['uuid'], firstGpu],
-    name: [full['name'], bare['name'], full['name']],
+    entity: [firstGpu, bare.uuid, firstGpu],
+    name: [full.name, bare.name, full.name],
     detail: ['XID 31: memory page fault', 'XID 79: the GPU has fallen off the bus', 'XID 31: memory page fault'],
     status_code: [31, 79, 31],
     timestamp_seconds: [6, 6, 6],
@@ -518,7 +518,7 @@ test('a GPU that is lost or has to be reset costs its own rows, is an event once
     standIn.set({ '0.all': `error ${code}` });
     for (let round = 0; round < 2 * gpuStaticRounds; round++) {
       const seen = await until(async () => (await sample()).gpu);
-      if (round > 0) expect(seen.gpu).toEqual([bare['uuid']]);
+      if (round > 0) expect(seen.gpu).toEqual([bare.uuid]);
     }
     expect(source.limitations?.()).toEqual([expect.stringContaining(`${firstGpu}: NVML: ${why}`)]);
     expect(context.events.take()).toMatchObject({ entity: [firstGpu], action: ['error'] });

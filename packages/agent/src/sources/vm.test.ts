@@ -51,7 +51,7 @@ const sample = (made: GuestRows, guests: readonly Guest[], at_s: number): Tables
 };
 
 test('an old libvirt: rates over the time that passed, a machine that is shut off, nothing made up', () => {
-  const guests = machines(fixture('libvirt-1.2.txt'));
+  const guests = machines(fixture('libvirt-kerub.txt'));
   const made = new GuestRows();
   const first = sample(made, guests, 10);
   expect(rows(first.vm, 'uuid')).toMatchObject({
@@ -119,7 +119,7 @@ test('every column is filled by something that libvirt or QEMU says', () => {
   const made = new GuestRows();
   const samples: Tables[] = [];
   for (const moment of [1, 2]) {
-    const guests = [...machines(fixture('libvirt-1.2.txt')), ...machines(fixture('libvirt-9.0.txt'))];
+    const guests = [...machines(fixture('libvirt-kerub.txt')), ...machines(fixture('libvirt-9.0.txt'))];
     for (const { parameters } of guests) {
       // What only a balloon driver in the guest tells, and vCPUs that were asked whether they are halted.
       for (const key of [
