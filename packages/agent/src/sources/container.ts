@@ -336,8 +336,10 @@ class ContainerSource implements Source {
     const round = tracked.round++;
     let cost = 1;
     if (now_ms >= tracked.networkDue_ms) cost += this.#findNetwork(tracked, now_ms);
-    if (round % missingRounds === 0) files.retryMissing();
-    if (round % limitRounds === 0) {
+    // An engine makes the cgroups of the controllers one after the other, and sets their limits some moments later.
+    const isYoung = now_ms - tracked.bornAt_ms < youngMilliseconds;
+    if (round % missingRounds === 0 || isYoung) files.retryMissing();
+    if (round % limitRounds === 0 || isYoung) {
       files.readLimits();
       cost += layout.limits.length * 3;
     }
