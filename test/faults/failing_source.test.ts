@@ -142,8 +142,9 @@ test('everything heals by itself', { timeout: healsWithin + 30 * second }, async
   for (const table of ['memory', 'net_interface', 'network', 'disk_io'])
     expect((await latest(table))[0]?.time, table).toBeGreaterThan(mended);
   expect((await latest('net_interface')).length).toBe(whole.net.split('\n').length - 3);
+  // Limited where this kernel lacks a file of many.
   for (const source of ['memory', 'disk_io', 'network'])
-    await page.locator(`[data-source="${source}"][data-state="ok"]`).waitFor();
+    await page.locator(`[data-source="${source}"]:is([data-state="ok"], [data-state="limited"])`).waitFor();
   expect(agent.lines.join('\n')).not.toMatch(/^\s+at /m);
 });
 

@@ -370,6 +370,7 @@ export const counterparts: Readonly<Record<string, Readonly<Record<string, Count
     frames_dropped_total: own,
     publish_latency_seconds: own,
     reconnects_total: own,
+    events_dropped_total: own,
   },
   cpu,
   load,
@@ -383,6 +384,29 @@ export const counterparts: Readonly<Record<string, Readonly<Record<string, Count
   udp,
   network,
   clock,
+};
+
+/** Tables of which the exporter tells nothing here, and what they are compared with instead. */
+export const apart: Readonly<Record<string, string>> = {
+  event: 'what happened between two scrapes is not told by counters',
+  sensor: 'the tests have no sensors: captured trees',
+  power: 'the tests have no powercap zones: captured trees',
+  battery: 'the tests have no batteries: captured trees',
+  process: 'the exporter knows no single process: processes.test.ts compares with the kernel',
+  process_state:
+    'the exporter counts the short-lived scan of another moment: processes.test.ts compares with the kernel',
+  process_class: 'classes are ours',
+  perf: 'the exporter needs rights of its own for it: perf.servers.test.ts runs perf itself',
+  container: 'the exporter knows no containers: known load in real ones',
+  vm: 'the exporter knows no machines: known load in a real one',
+  vm_vcpu: 'as vm',
+  vm_block: 'as vm',
+  vm_net: 'as vm',
+  gpu: 'the tests have no GPU: a stand-in library and captured trees',
+  gpu_process: 'as gpu',
+  llm_server: 'the exporter knows no model servers: a real one is asked in llm.servers.test.ts',
+  llm_model: 'as llm_server',
+  llm_session: 'as llm_server',
 };
 
 /** What the exporter must be told so that it tells all of these; its defaults otherwise are the same as ours. */
