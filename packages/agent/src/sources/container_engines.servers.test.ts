@@ -327,8 +327,8 @@ describe.each([
     expect(row?.state).toMatch(/^(exited|removing)$/);
     // What it used until it was looked at last: the end of a cgroup of version 1 is not told before it is gone.
     expect(row?.cpu_seconds_total).toBeGreaterThan(0.05);
-    // With what its making cost.
-    expect(row?.cpu_seconds_total).toBeLessThan(1);
+    // With what its making cost: more than itself, on a busy machine.
+    expect(row?.cpu_seconds_total).toBeLessThan(5);
     expect(row?.memory_peak_bytes).toBeGreaterThan(100_000);
     expect(watch.actionsOf(id)).toEqual(['start', 'stop', 'remove']);
     const [started, stopped] = watch.told.filter(({ entity }) => entity === id.slice(0, 12));
