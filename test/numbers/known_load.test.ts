@@ -1,6 +1,7 @@
 // Load of a known size, made on this machine, is what the frames say. The agent is the real program; the sizes are known
 // beforehand or read from the kernel by another way.
 import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { cpus } from 'node:os';
@@ -121,16 +122,19 @@ test('memory that is allocated and touched is used memory (2 %)', { timeout: 120
   need(context, 'linux');
   const size = 1024 * MiB;
   const grown: { used: number; anonymous: number; own: number }[] = [];
-  // What other programs take and give back in one of the rounds is not in the median. Nothing is given back before the
-  // end: the kernel keeps freed pages aside for each core, hundreds of MiB, and counts them as used for some seconds.
+  // What other programs took and gave back meanwhile is subtracted by the kernel's count of each of them; what else
+  // happens in one of the rounds is not in the median. Nothing is given back before the end: the kernel keeps freed pages
+  // aside for each core, hundreds of MiB, and counts them as used for some seconds.
   await using takers = new AsyncDisposableStack();
   for (let round = 0; round < 3; round++) {
     const taker = takers.use(await Taker.start(size));
     const [before, ownBefore] = [await usedMemory(), memoryOf(taker.pid).anonymous];
+    const othersBefore = anonymousOfOthers(taker.pid);
     await taker.take();
     const [after, ownAfter] = [await usedMemory(), memoryOf(taker.pid).anonymous];
-    const { used, anonymous } = after;
-    grown.push({ used: used - before.used, anonymous: anonymous - before.anonymous, own: ownAfter - ownBefore });
+    const others = anonymousOfOthers(taker.pid) - othersBefore;
+    const used = after.used - before.used - others;
+    grown.push({ used, anonymous: after.anonymous - before.anonymous - others, own: ownAfter - ownBefore });
   }
   for (const reading of ['own', 'used', 'anonymous'] as const) {
     const growth = median(grown.map((round) => round[reading]));
@@ -147,6 +151,20 @@ async function usedMemory(): Promise<{ used: number; anonymous: number }> {
   const rows = watch.between(first, last).flatMap((frame) => rowOf(frame, 'memory') ?? []);
   const of = (column: string) => median(rows.map(({ values }) => values[column] ?? Number.NaN));
   return { used: of('used_bytes'), anonymous: of('anonymous_bytes') };
+}
+
+/** Anonymous memory of all processes but one, bytes. */
+function anonymousOfOthers(pid: number): number {
+  let kilobytes = 0;
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name) || Number(name) === pid) continue;
+    try {
+      kilobytes += Number(readFileSync(`/proc/${name}/status`, 'utf8').match(/^RssAnon:\s+(\d+) kB/m)?.[1] ?? 0);
+    } catch {
+      // It has ended since it was listed.
+    }
+  }
+  return kilobytes * 1024;
 }
 
 /** A program that takes memory and touches it when it is told to. */

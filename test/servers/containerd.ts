@@ -4,6 +4,7 @@ import { connect, constants } from 'node:http2';
 import { connect as connectSocket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { Child } from '@fleetreel/deploy/local/child';
 import { output, removeFolder, requireForEngine, rootFileSystem } from './container_image.ts';
 
@@ -127,8 +128,18 @@ state = ${quoted('state')}
     await this.#ask('StopContainer', part(1, id));
   }
 
+  /** Of one that has ended, which containerd tells before it has noted it: until then it asks to stop it first. */
   async removeContainer(id: string): Promise<void> {
-    await this.#ask('RemoveContainer', part(1, id));
+    const noted = performance.now() + 10_000;
+    for (;;) {
+      try {
+        await this.#ask('RemoveContainer', part(1, id));
+        return;
+      } catch (error) {
+        if (!String(error).includes('is still running') || performance.now() > noted) throw error;
+        await pause(50);
+      }
+    }
   }
 
   /** PodSandboxConfig: metadata 1 (name 1, uid 2, namespace 3), labels 6, linux 8 (security_context 2, namespaces 1, network 1). */

@@ -295,7 +295,11 @@ describe('tables', () => {
   test('are made and widened by two collectors at once', async () => {
     await query('DROP TABLE tcp');
     await query('ALTER TABLE network DROP COLUMN tcp_orphans_count');
+    await becomes("SELECT count() FROM tables() WHERE table_name = 'tcp'", 0);
+    await becomes(`SELECT count() FROM table_columns('network') WHERE "column" = 'tcp_orphans_count'`, 0);
     await Promise.all([keepTables(settings, days, telemetry), keepTables(settings, days, telemetry)]);
+    // QuestDB shows a column a moment after it was added.
+    await becomes(`SELECT count() FROM table_columns('network') WHERE "column" = 'tcp_orphans_count'`, 1);
     expect(await changes()).toEqual([]);
   });
 
