@@ -51,6 +51,7 @@ export class PublishedHost {
       tags: {},
       boot_id: '',
       dmi_uuid: dmiUuid,
+      upload_interval_ms: 0,
     });
     await this.#publish('host', bytes, undefined);
   }

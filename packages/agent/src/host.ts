@@ -111,6 +111,7 @@ export async function describe(
     machine_id: identity.machineId,
     boot_id: identity.bootId,
     dmi_uuid: identity.dmiUuid,
+    upload_interval_ms: 0,
     platform: process.platform,
     architecture: process.arch,
     ...(JSON.parse(stdout) as Machine),

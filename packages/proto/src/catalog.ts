@@ -48,6 +48,7 @@ export const units = [
   'total',
   'flag',
   'code',
+  'sequence',
 ] as const;
 export type Unit = (typeof units)[number];
 

@@ -54,6 +54,7 @@ test('a host description comes back as it was sent', () => {
     tags: { rack: 'a' },
     boot_id: 'b',
     dmi_uuid: '4c4c4544-0051-3010-8057-b4c04f4d3633',
+    upload_interval_ms: 60_000,
   };
   expect(decodeHostDescription(encodeHostDescription(host))).toEqual(host);
   expect(() => decodeHostDescription(Uint8Array.from([10, 200]))).toThrow(/not a host description/);

@@ -1,5 +1,5 @@
 /** What a message in the log is; the third token of its subject. */
-export const kinds = ['frame', 'host', 'refusal', 'dead'] as const;
+export const kinds = ['frame', 'batch', 'host', 'refusal', 'dead'] as const;
 export type Kind = (typeof kinds)[number];
 
 /** Every subject of the product begins so: the product and the version of its contract. */

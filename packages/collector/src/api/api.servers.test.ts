@@ -143,6 +143,7 @@ function description(host: string): HostDescription {
     tags: { role: 'web' },
     boot_id: 'boot',
     dmi_uuid: '',
+    upload_interval_ms: 0,
   };
 }
 

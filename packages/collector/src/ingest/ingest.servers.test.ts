@@ -331,6 +331,7 @@ const description = (host: string, more: Partial<HostDescription> = {}): HostDes
   machine_id: 'a'.repeat(32),
   boot_id: 'b',
   dmi_uuid: '',
+  upload_interval_ms: 0,
   session: '00000000000000ab',
   time_us: Date.now() * 1000,
   agent_version: '0.1.0',
