@@ -48,6 +48,15 @@ export const rollupStepsMax = { '1m': 60, '1h': 48 } as const;
 /** Ranges of a table that wait to be rolled up; beyond, the nearest two become one. */
 export const rollupRangesMax = 64;
 
+/** Characters of a piece of the page that Prometheus reads: between two pieces, other work is done. */
+export const exportPieceCharacters = 64 * 1024;
+/** Characters of a label on that page; a longer one is cut: Prometheus keeps each in memory. */
+export const exportedLabelCharactersMax = 1024;
+/** Pages of that kind that are sent at once: each takes a core while it is made. */
+export const fleetPagesMax = 4;
+/** Longest time to send one, milliseconds: a scrape's own time limit is shorter. */
+export const fleetPageMilliseconds = 60_000;
+
 /** How often the log's bounds are compared with what is stored, milliseconds. */
 export const watchMilliseconds = 10_000;
 /** Refusals that the registry keeps of a host: the newest of each machine. */

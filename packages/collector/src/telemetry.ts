@@ -56,6 +56,9 @@ export class Telemetry {
   constructor(level: string) {
     this.log = pino({ name: 'fleetreel-collector', level });
     collectDefaultMetrics({ register: this.registry });
+    // Sums of metrics that are there by kind, and no counters although they are called so.
+    for (const kind of ['handles', 'requests', 'resources'])
+      this.registry.removeSingleMetric(`nodejs_active_${kind}_total`);
     for (const dependency of ['nats', 'questdb', 'ingest'] as const) {
       this.#missing.set(dependency, 'not started yet');
       this.#up.set({ dependency }, 0);

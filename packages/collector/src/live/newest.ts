@@ -68,6 +68,11 @@ export class NewestFrame {
     if (!this.#rows.has(table)) this.#rows.set(table, decode(this.#slices.get(table)));
     return this.#rows.get(table);
   }
+
+  /** As `rows`, for somebody who looks once: what has to be decoded for it is not kept. */
+  peek(table: Table): Rows | undefined {
+    return this.#rows.has(table) ? this.#rows.get(table) : decode(this.#slices.get(table));
+  }
 }
 
 function decode(slice: Slice | undefined): Rows | undefined {

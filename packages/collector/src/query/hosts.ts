@@ -92,6 +92,13 @@ export class Hosts {
     return this.#known(tenant, host) ? this.#state(tenant, host) : undefined;
   }
 
+  /** Whether a host is online and when it was last seen: what of its state costs nothing. */
+  presence(tenant: string, host: string): { online: boolean; lastSeen_us: number | null } {
+    const frame = this.#parts.newest.get(tenant, host);
+    const lastSeen_us = frame?.header.time_us ?? this.stored(tenant, host)?.time_us ?? null;
+    return { online: frame !== undefined && this.#online(frame), lastSeen_us };
+  }
+
   /** The sampling interval of a host, milliseconds. */
   interval(tenant: string, host: string): number | undefined {
     const frame = this.#parts.newest.get(tenant, host);

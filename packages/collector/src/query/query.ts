@@ -2,6 +2,7 @@
 import type { Clock } from '#clock.ts';
 import type { Newest } from '#live/newest.ts';
 import type { Registry } from '#log/registry.ts';
+import { type FleetQuestion, queryFleet } from '#query/fleet.ts';
 import { Hosts } from '#query/hosts.ts';
 import { type LatestQuestion, queryLatest } from '#query/latest.ts';
 import type { Retention } from '#query/plan.ts';
@@ -43,6 +44,11 @@ export class Query {
   series(tenant: string, question: SeriesQuestion) {
     const now = this.#parts.clock.now_us() / 1000;
     return querySeries({ ...this.#parts, hosts: this.hosts }, tenant, question, now);
+  }
+
+  /** The newest values of the fleet as a page for Prometheus, in pieces. @throws ApiError */
+  fleet(tenant: string, question: FleetQuestion): AsyncGenerator<string> {
+    return queryFleet({ ...this.#parts, hosts: this.hosts }, tenant, question);
   }
 
   close(): void {

@@ -109,9 +109,15 @@ export class PrefixCache {
   #shorten(label: string): string {
     if (label.length <= labelCharactersMax) return label;
     this.#onShortened();
-    const digest = createHash('sha256').update(label).digest('hex').slice(0, 16);
-    return `${label.slice(0, labelCharactersMax - digest.length - 1).toWellFormed()}~${digest}`;
+    return shortened(label, labelCharactersMax);
   }
+}
+
+/** A label of so many characters at most: a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
+export function shortened(label: string, charactersMax: number): string {
+  if (label.length <= charactersMax) return label;
+  const digest = createHash('sha256').update(label).digest('hex').slice(0, 16);
+  return `${label.slice(0, charactersMax - digest.length - 1).toWellFormed()}~${digest}`;
 }
 
 /** What prefixes take, a hundred bytes for each object included. */

@@ -14,13 +14,17 @@ const encodings = {
   gzip: (text: string) => promisify(gzip)(text, { level: 1 }),
 };
 
+/** Whether a request's `accept-encoding` names an encoding and does not refuse it. */
+export function accepts(header: string | string[] | undefined, encoding: string): boolean {
+  return new RegExp(`\\b${encoding}\\b(?!\\s*;\\s*q=0(?:\\.0+)?(?:,|$))`).test(String(header ?? ''));
+}
+
 export function compress(app: App): void {
   app.addHook('onSend', async (request, reply, payload) => {
     if (typeof payload !== 'string' || payload.length < bytesMin || reply.hasHeader('content-encoding')) return payload;
     reply.header('vary', 'accept-encoding');
-    const accepted = String(request.headers['accept-encoding'] ?? '');
     for (const [name, encode] of Object.entries(encodings))
-      if (new RegExp(`\\b${name}\\b(?!\\s*;\\s*q=0(?:\\.0+)?(?:,|$))`).test(accepted)) {
+      if (accepts(request.headers['accept-encoding'], name)) {
         reply.header('content-encoding', name);
         return encode(payload);
       }

@@ -9,6 +9,7 @@ import { catalogRoutes } from '#api/http/catalog.ts';
 import { compress } from '#api/http/compress.ts';
 import { serveConsole } from '#api/http/console.ts';
 import { docs } from '#api/http/docs.ts';
+import { fleetRoutes } from '#api/http/fleet.ts';
 import { healthRoutes } from '#api/http/health.ts';
 import { hostRoutes } from '#api/http/hosts.ts';
 import { latestRoutes } from '#api/http/latest.ts';
@@ -100,6 +101,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
     { prefix: '/api/v1' },
   );
   healthRoutes(app, parts);
+  fleetRoutes(app, parts);
   const console = await serveConsole(app, consoleFolder);
   app.setNotFoundHandler(async (request, reply) => {
     if (!(await console(request, reply))) missing(request, reply);
