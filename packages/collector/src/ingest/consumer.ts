@@ -5,6 +5,7 @@ import {
   type Kind,
   namePattern,
   parseSubject,
+  subject,
   token,
 } from '@fleetreel/proto';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
@@ -23,6 +24,7 @@ import {
   workingMilliseconds,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { framesOf, holdsFrames } from '#log/frames.ts';
 import { publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { consumerName, streamName } from '#log/stream.ts';
@@ -50,16 +52,19 @@ const nameRule = new RegExp(namePattern);
 /** What one fetch brought, sorted. */
 type Batch = {
   rows: Rows;
-  /** The messages of the frames in `rows`, by place, and the frames' times in microseconds. */
-  frames: JsMsg[];
+  /** The frames in `rows`, by place, and their times in microseconds. */
+  frames: Part[];
   times_us: number[];
   /** Host descriptions and refusals: the message, and the way into the registry. */
   notes: { message: JsMsg; note: () => Promise<void> }[];
   dead: Dead[];
 };
 
-/** A message that will never be stored, and why. */
-type Dead = { message: JsMsg; kind: DeadReason; reason: string };
+/** A message, or one frame of a batch: then with its place there. */
+type Part = { message: JsMsg; bytes: Uint8Array; index: number | undefined };
+
+/** What will never be stored, and why. */
+type Dead = { part: Part; kind: DeadReason; reason: string };
 
 /** Reads the log into the store until it is stopped. */
 export class Ingest {
@@ -68,6 +73,8 @@ export class Ingest {
   readonly #buffers: [Rows, Rows];
   /** Messages that are delivered and not acknowledged yet. */
   readonly #held = new Set<JsMsg>();
+  /** Those of them that are not sorted yet: batches may unfold to more than one write takes. */
+  #fetched: JsMsg[] = [];
   /** Of the messages of late: nothing is known of them yet, so that the first pull is careful. */
   #largestBytes = fetchBytesTarget / 100;
 
@@ -104,6 +111,8 @@ export class Ingest {
         if (!signal.aborted) await keepLog().catch(() => undefined);
       }
     }
+    // Given back, so that another collector has them at once.
+    for (const message of this.#fetched) message.nak();
     await storing;
     clearInterval(working);
   }
@@ -122,21 +131,34 @@ export class Ingest {
     rows.clear();
     const batch: Batch = { rows, frames: [], times_us: [], notes: [], dead: [] };
     const end_ms = clock.monotonic_ms() + fetchMilliseconds;
-    for (let taken = 0, backlog = true; backlog && taken < batchMessagesMax; ) {
+    let taken = this.#sortFetched(batch);
+    for (let backlog = this.#fetched.length === 0; backlog && taken < batchMessagesMax; ) {
       const asked = Math.min(
         Math.max(Math.floor(fetchBytesTarget / this.#largestBytes), fetchMessagesMin),
         fetchMessagesMax,
       );
-      const fetched = await this.#fetch(consumer, asked, batch);
-      taken += fetched;
+      let fetched = 0;
+      try {
+        fetched = await this.#fetch(consumer, asked);
+      } catch (cause) {
+        taken += this.#sortFetched(batch);
+        // What came before is stored; that the log can't be read shows at the next pull.
+        if (taken === 0) throw cause;
+        return batch;
+      }
+      taken += this.#sortFetched(batch);
       backlog =
-        fetched === asked && clock.monotonic_ms() < end_ms && rows.byteLength < requestBytesMax / 2 && !signal.aborted;
+        fetched === asked &&
+        this.#fetched.length === 0 &&
+        clock.monotonic_ms() < end_ms &&
+        rows.byteLength < requestBytesMax / 2 &&
+        !signal.aborted;
     }
     return batch;
   }
 
   /** One pull; returns the number of messages that it brought. */
-  async #fetch(consumer: Consumer, count: number, batch: Batch): Promise<number> {
+  async #fetch(consumer: Consumer, count: number): Promise<number> {
     const messages = await consumer.fetch({ max_messages: count, expires: fetchMilliseconds });
     let fetched = 0;
     let largest = 0;
@@ -144,44 +166,68 @@ export class Ingest {
       fetched++;
       this.#held.add(message);
       largest = Math.max(largest, message.data.length);
-      this.#sort(message, batch);
+      this.#fetched.push(message);
     }
     if (fetched > 0) this.#largestBytes = Math.max(largest, this.#largestBytes / 2);
     return fetched;
   }
 
+  /** Sorts what was fetched, as far as one write takes it; returns the number of messages. */
+  #sortFetched(batch: Batch): number {
+    let sorted = 0;
+    for (const message of this.#fetched) {
+      if (batch.rows.byteLength >= requestBytesMax) break;
+      this.#sort(message, batch);
+      sorted++;
+    }
+    this.#fetched = this.#fetched.slice(sorted);
+    return sorted;
+  }
+
   /** Puts a message where it belongs: rows, the registry, or the dead letters. */
   #sort(message: JsMsg, batch: Batch): void {
-    const { telemetry } = this.#parts;
-    const { subject, data } = message;
-    const bury = (kind: DeadReason, reason: string) => batch.dead.push({ message, kind, reason });
-    const address = parseSubject(subject);
+    const { data } = message;
+    const whole: Part = { message, bytes: data, index: undefined };
+    const address = parseSubject(message.subject);
     if (!address || !nameRule.test(address.host) || !nameRule.test(address.tenant)) {
-      bury('unnamed', `the subject ${subject} has no tenant and host that can be names`);
+      const reason = `the subject ${message.subject} has no tenant and host that can be names`;
+      batch.dead.push({ part: whole, kind: 'unnamed', reason });
       return;
     }
     const { tenant, host, kind } = address;
     try {
-      if (kind === 'frame') {
-        const frame = decode(data);
-        const late = this.#outOfTime(frame.time_us, latestRowTime(frame));
-        if (late) {
-          bury(...late);
-          return;
-        }
-        if (frame.unknownFields > 0) telemetry.unknownFields(frame.unknownFields);
-        batch.rows.add({ ...frame, tenant, host });
-        batch.frames.push(message);
-        batch.times_us.push(frame.time_us);
+      if (holdsFrames(kind)) {
+        for (const [index, bytes] of framesOf(kind, data).entries())
+          this.#sortFrame(tenant, host, kind === 'frame' ? whole : { message, bytes, index }, batch);
         return;
       }
       const [said, note] = this.#notice(kind, tenant, data);
-      if (!nameRule.test(said) || token('host', said) !== host)
-        bury('unnamed', `it is about the host "${said}", but came as ${subject}`);
-      else batch.notes.push({ message, note });
+      if (nameRule.test(said) && token('host', said) === host) batch.notes.push({ message, note });
+      else {
+        const reason = `it is about the host "${said}", but came as ${message.subject}`;
+        batch.dead.push({ part: whole, kind: 'unnamed', reason });
+      }
     } catch (cause) {
       // Whatever it is, it is this message's: it must not stop the others.
-      bury('undecodable', sentence(cause));
+      batch.dead.push({ part: whole, kind: 'undecodable', reason: sentence(cause) });
+    }
+  }
+
+  /** Puts a frame, alone or of a batch, into the rows or the dead letters. */
+  #sortFrame(tenant: string, host: string, part: Part, batch: Batch): void {
+    try {
+      const frame = decode(part.bytes);
+      const late = this.#outOfTime(frame.time_us, latestRowTime(frame));
+      if (late) {
+        batch.dead.push({ part, kind: late[0], reason: late[1] });
+        return;
+      }
+      if (frame.unknownFields > 0) this.#parts.telemetry.unknownFields(frame.unknownFields);
+      batch.rows.add({ ...frame, tenant, host });
+      batch.frames.push(part);
+      batch.times_us.push(frame.time_us);
+    } catch (cause) {
+      batch.dead.push({ part, kind: 'undecodable', reason: sentence(cause) });
     }
   }
 
@@ -217,22 +263,26 @@ export class Ingest {
   /** Writes a batch and acknowledges it. What fails is left to the log, which delivers it again. */
   async #store(batch: Batch, abandon: AbortSignal): Promise<void> {
     const { telemetry } = this.#parts;
-    const others = [...batch.notes, ...batch.dead].map(({ message }) => message);
+    const messages = new Set(
+      [...batch.frames, ...batch.notes, ...batch.dead.map(({ part }) => part)].map(({ message }) => message),
+    );
     try {
       const refused = await this.#write(batch, abandon);
       for (const [place, reason] of refused)
-        batch.dead.push({ message: batch.frames[place] as JsMsg, kind: 'refused', reason });
+        batch.dead.push({ part: batch.frames[place] as Part, kind: 'refused', reason });
+      const dead = Map.groupBy(batch.dead, ({ part }) => part.message);
+      const stored = new Set(batch.frames.map(({ message }) => message).filter((message) => !dead.has(message)));
       await Promise.all([
-        this.#acknowledge(batch.frames.filter((_, place) => !refused.has(place))),
+        this.#acknowledge([...stored]),
         ...batch.notes.map(({ message, note }) => this.#note(message, note)),
-        ...batch.dead.map((dead) => this.#bury(dead)),
+        ...[...dead].map(([message, letters]) => this.#bury(message, letters)),
       ]);
     } catch (cause) {
       if (!abandon.aborted) telemetry.ingestFailed(cause);
       // Given back, so that another collector has them at once.
-      else for (const message of [...batch.frames, ...others]) message.nak();
+      else for (const message of messages) message.nak();
     } finally {
-      for (const message of [...batch.frames, ...others]) this.#held.delete(message);
+      for (const message of messages) this.#held.delete(message);
     }
   }
 
@@ -279,20 +329,27 @@ export class Ingest {
     }
   }
 
-  async #bury({ message, kind, reason }: Dead): Promise<void> {
+  /** Puts aside what of a message can't be stored; only then is it done with, also for its other frames. */
+  async #bury(message: JsMsg, letters: readonly Dead[]): Promise<void> {
     const { log, telemetry } = this.#parts;
     const [, , tenant = '', , host = ''] = message.subject.split('.');
     try {
-      await publishDeadLetter(log, {
-        tenant,
-        host,
-        subject: message.subject,
-        sequence: message.seq,
-        reason,
-        bytes: message.data,
-      });
-      message.term(reason);
-      telemetry.deadLetter(kind, message.subject, reason);
+      await Promise.all(
+        letters.map(({ part: { bytes, index }, reason }) =>
+          publishDeadLetter(log, {
+            tenant,
+            host,
+            subject: index === undefined ? message.subject : subject({ tenant, host, kind: 'frame' }),
+            sequence: message.seq,
+            index,
+            reason,
+            bytes,
+          }),
+        ),
+      );
+      if (letters.some(({ part }) => part.index !== undefined)) message.ack();
+      else message.term(letters[0]?.reason);
+      for (const { kind, reason } of letters) telemetry.deadLetter(kind, message.subject, reason);
     } catch (cause) {
       telemetry.ingestFailed(cause);
       message.nak(retryMilliseconds.max);

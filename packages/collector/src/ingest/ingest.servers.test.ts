@@ -12,6 +12,7 @@ import {
   subject,
   type Tables,
 } from '@fleetreel/proto';
+import { encodeBatch } from '@fleetreel/proto/batch';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { freePort, type Program, startProgram } from '@fleetreel/test/servers/program';
 import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
@@ -264,6 +265,53 @@ describe('ingest', () => {
     expect(await counted(collector.telemetry, 'dead_letters_total')).toBe(6);
     expect(await counted(collector.telemetry, 'frames_stored_total')).toBe(5);
     expect(collector.telemetry.missing().map(({ dependency }) => dependency)).not.toContain('ingest');
+  });
+
+  test('takes batches: each frame as if it had come alone, what can not be stored put aside by itself', async () => {
+    await using _ = await collect('batch');
+    const agent = new Agent('batch');
+    const batches = subject({ tenant, kind: 'batch', host: 'batch' });
+    const now = Date.now() * 1000;
+    const good = Array.from({ length: 20 }, () => encodeFrame(agent.frame()));
+    const damaged = Buffer.from('this is no frame');
+    const old = encodeFrame(agent.frame({ time_us: now - 31 * day * 1000 }));
+    await agent.send(encodeBatch([...good.slice(0, 10), damaged, old, ...good.slice(10)]), 'first', batches);
+    // Frames that come twice are the same rows.
+    await agent.send(encodeBatch([...good, encodeFrame(agent.frame())]), 'second', batches);
+    await agent.send(damaged, 'third', batches);
+    await agent.publish();
+    await stored('batch', 22);
+    await drained('batch');
+    const letters = await deadLetters('batch');
+    expect(letters.map(({ from }) => from).toSorted()).toEqual([batches, agent.subject, agent.subject]);
+    expect(letters.map(({ reason }) => reason).toSorted()).toEqual([
+      expect.stringMatching(/^not a batch/),
+      expect.stringMatching(/^not a frame/),
+      expect.stringMatching(/44640 minutes in the past/),
+    ]);
+    expect(letters.some(({ bytes }) => Buffer.from(bytes).equals(Buffer.from(old)))).toBe(true);
+    const [[rows] = []] = await query(`SELECT count() FROM cpu WHERE host = 'batch'`);
+    expect(rows).toBe(3 * 22);
+  });
+
+  test('takes batches that unfold to more than one write holds', async () => {
+    await using _ = await collect('unfold');
+    const agent = new Agent('unfold');
+    const cores = Array.from({ length: 2000 }, (_, index) => `${index}`);
+    const cpu = { core: cores, used_percent: cores.map((_, index) => index) };
+    const batches = subject({ tenant, kind: 'batch', host: 'unfold' });
+    for (let count = 0; count < 20; count++) {
+      const frames = Array.from({ length: 50 }, () =>
+        encodeFrame(agent.frame({ time_us: Date.now() * 1000 + agent.sequence, tables: { cpu } as unknown as Tables })),
+      );
+      await agent.send(encodeBatch(frames), `unfold-${count}`, batches);
+    }
+    await stored('unfold', 1000, minute);
+    await drained('unfold');
+    await eventually('all rows', async () => {
+      const [[rows] = []] = await query(`SELECT count() FROM cpu WHERE host = 'unfold'`);
+      return rows === 1000 * cores.length ? true : undefined;
+    });
   });
 
   test('does not stop at a name that can be none, nor at a description of another host', async () => {

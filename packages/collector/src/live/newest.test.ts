@@ -1,4 +1,5 @@
 import { encodeFrame, type Frame, tableNamed } from '@fleetreel/proto';
+import { encodeBatch } from '@fleetreel/proto/batch';
 import { describe, expect, test } from 'vitest';
 import type { Clock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
@@ -19,6 +20,7 @@ const frame = (time_us: number, used: number): Uint8Array =>
     tables: { cpu: { core: ['total'], used_percent: [used] } } as Frame['tables'],
   });
 const subject = 'fr.v1.default.frame.a';
+const batchSubject = 'fr.v1.default.batch.a';
 const arrived = now_us / 1000 + 250;
 
 describe('the newest state', () => {
@@ -37,6 +39,7 @@ describe('the newest state', () => {
     const newest = new Newest(clock);
     newest.take(subject, new Uint8Array([1, 2, 3]), arrived);
     newest.take('fr.v1.default.host.a', frame(now_us, 1), arrived);
+    newest.take(batchSubject, frame(now_us, 1), arrived);
     newest.take(subject, frame(now_us + 3_600_000_000, 1), arrived);
     expect(newest.list('default')).toEqual([]);
   });
@@ -47,6 +50,34 @@ describe('the newest state', () => {
     newest.take(subject, bytes, arrived);
     bytes.fill(0);
     expect(newest.get('default', 'a')?.rows(cpu)?.columns.used_percent).toEqual([42]);
+  });
+});
+
+describe('a batch', () => {
+  const second = 1_000_000;
+
+  test('of late frames leaves the newest as it is, and tells watchers nothing', () => {
+    const newest = new Newest(clock);
+    const hub = new Hub(newest);
+    newest.take(subject, frame(now_us, 1), arrived);
+    const seen: number[] = [];
+    hub.watch({ tenant: 'default', table: cpu, hosts: [] }, ({ rows }) => seen.push(rows.time_us));
+    newest.take(batchSubject, encodeBatch([frame(now_us - 2 * second, 2), frame(now_us - second, 3)]), arrived);
+    expect(newest.get('default', 'a')?.rows(cpu)?.columns.used_percent).toEqual([1]);
+    expect(newest.get('default', 'a')?.clockSkewSeconds).toBeCloseTo(0.25);
+    expect(seen).toEqual([now_us]);
+  });
+
+  test('of an upload interval brings each of its frames that is news, and says nothing of the clock', () => {
+    const newest = new Newest(clock);
+    const hub = new Hub(newest);
+    newest.take(batchSubject, encodeBatch([frame(now_us - 4 * second, 1)]), arrived);
+    const seen: number[] = [];
+    hub.watch({ tenant: 'default', table: cpu, hosts: [] }, ({ rows }) => seen.push(rows.time_us));
+    const frames = [4, 3, 2].map((ago) => frame(now_us - ago * second, ago));
+    newest.take(batchSubject, encodeBatch([...frames, Buffer.from('damaged')]), arrived);
+    expect(seen).toEqual([4, 3, 2].map((ago) => now_us - ago * second));
+    expect(newest.get('default', 'a')?.clockSkewSeconds).toBeNull();
   });
 });
 

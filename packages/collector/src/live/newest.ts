@@ -1,6 +1,6 @@
 // The newest state of every host: the newest frame, its tables decoded only when somebody asks for them.
 import {
-  anySubject,
+  type Address,
   type Columns,
   decodeTable,
   type FrameHeader,
@@ -15,6 +15,7 @@ import type { Msg, Subscription } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import { futureMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
 import { streamName } from '#log/stream.ts';
 
 /** Rows of one table that one frame brought. */
@@ -40,10 +41,12 @@ export class NewestFrame {
   readonly arrived: number;
   /** The tables that this frame brought. */
   readonly tables: readonly Table[];
+  /** This machine's clock less the host's when the frame arrived, seconds, its way here included; null for one that was sent later. */
+  readonly clockSkewSeconds: number | null;
   readonly #slices = new Map<Table, Slice>();
   readonly #rows = new Map<Table, Rows | undefined>();
 
-  constructor(tenant: string, host: string, arrived: number, bytes: Uint8Array, before?: NewestFrame) {
+  constructor({ tenant, host, kind }: Address, arrived: number, bytes: Uint8Array, before?: NewestFrame) {
     // A copy: what NATS hands over is part of a larger buffer that must not live as long as this.
     const { slices, unknownFields: _, ...header } = scanFrame(new Uint8Array(bytes));
     this.tenant = tenant;
@@ -51,16 +54,12 @@ export class NewestFrame {
     this.header = header;
     this.arrived = arrived;
     const { time_us } = header;
+    this.clockSkewSeconds = kind === 'frame' ? (arrived * 1000 - time_us) / 1_000_000 : null;
     if (before)
       for (const [table, slice] of before.#slices)
         if (time_us - slice.time_us <= slowTableMicroseconds) this.#slices.set(table, slice);
     for (const slice of slices) this.#slices.set(slice.table, { ...slice, time_us });
     this.tables = slices.map(({ table }) => table);
-  }
-
-  /** This machine's clock less the host's when the frame arrived, seconds; its way here is part of it. */
-  get clockSkewSeconds(): number {
-    return (this.arrived * 1000 - this.header.time_us) / 1_000_000;
   }
 
   /** The newest rows of a table, decoded at the first call; undefined when there are none that can be read. */
@@ -94,7 +93,7 @@ export class Newest {
   readonly #listeners = new Set<Listener>();
   readonly #clock: Clock;
   readonly #opened_us: number;
-  #subscription: Subscription | undefined;
+  #subscriptions: readonly Subscription[] = [];
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -110,25 +109,37 @@ export class Newest {
   static async open(log: Log, clock: Clock): Promise<Newest> {
     const newest = new Newest(clock);
     const now = () => clock.now_us() / 1000;
-    newest.#subscription = log.connection.subscribe(anySubject('frame'), {
-      callback: (error: Error | null, message: Msg) => {
-        // A subscription reports an error only when the connection is closed, and then there is nothing to take.
-        if (!error) newest.take(message.subject, message.data, now());
-      },
-    });
+    const callback = (error: Error | null, message: Msg) => {
+      // A subscription reports an error only when the connection is closed, and then there is nothing to take.
+      if (!error) newest.take(message.subject, message.data, now());
+    };
+    newest.#subscriptions = frameSubjects.map((subject) => log.connection.subscribe(subject, { callback }));
     await newest.#fill(log);
     return newest;
   }
 
-  /** Takes a frame that arrived at a time (milliseconds since 1970); what is older than the newest known leaves no trace. */
-  take(subject: string, bytes: Uint8Array, arrived: number): void {
+  /** Takes a message that arrived at a time (milliseconds since 1970); frames older than the newest known leave no trace. */
+  take(subject: string, data: Uint8Array, arrived: number): void {
     const address = parseSubject(subject);
-    if (address?.kind !== 'frame') return;
+    if (!address || !holdsFrames(address.kind)) return;
+    let frames: Uint8Array[];
+    try {
+      frames = framesOf(address.kind, data);
+    } catch {
+      // Ingest reads the same batch from the log, counts it and puts it aside with the reason.
+      return;
+    }
+    for (const bytes of frames) this.#takeFrame(address, bytes, arrived);
+  }
+
+  #takeFrame(address: Address, bytes: Uint8Array, arrived: number): void {
     const key = `${address.tenant}.${address.host}`;
     const known = this.#frames.get(key);
     let frame: NewestFrame;
     try {
-      frame = new NewestFrame(address.tenant, address.host, arrived, bytes, known);
+      // Most frames of a batch are late: looked at, and no more.
+      if (known && address.kind === 'batch' && scanFrame(bytes).time_us <= known.header.time_us) return;
+      frame = new NewestFrame(address, arrived, bytes, known);
     } catch {
       // Ingest reads the same frame from the log, counts it and puts it aside with the reason.
       return;
@@ -160,13 +171,13 @@ export class Newest {
   }
 
   close(): void {
-    this.#subscription?.unsubscribe();
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
   }
 
   /** The newest frame of every host that the log has, however many hosts there are. */
   async #fill({ jetstream }: Log): Promise<void> {
     const consumer = await jetstream.consumers.get(streamName, {
-      filter_subjects: [anySubject('frame')],
+      filter_subjects: frameSubjects,
       deliver_policy: DeliverPolicy.LastPerSubject,
     });
     // Where nothing waits, waiting for a message would never end.

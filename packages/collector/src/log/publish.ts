@@ -7,9 +7,11 @@ import type { Log } from '#log/connect.ts';
 export type DeadLetter = {
   tenant: string;
   host: string;
-  /** Where it came from, and its place in the log, which makes the dead letter unique. */
+  /** The subject under which its bytes could be sent again. */
   subject: string;
+  /** The place in the log that it came from, and of a frame of a batch its place there: they make the dead letter unique. */
   sequence: number;
+  index: number | undefined;
   /** One sentence. */
   reason: string;
   bytes: Uint8Array;
@@ -23,6 +25,6 @@ export async function publishDeadLetter({ jetstream }: Log, letter: DeadLetter):
   header.set('Fleetreel-Subject', letter.subject);
   await jetstream.publish(`${prefix}.${letter.tenant}.dead.${letter.host}`, letter.bytes, {
     headers: header,
-    msgID: `dead-${letter.sequence}`,
+    msgID: `dead-${letter.sequence}${letter.index === undefined ? '' : `-${letter.index}`}`,
   });
 }

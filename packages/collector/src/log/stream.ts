@@ -14,6 +14,7 @@ import {
 import { nanos } from '@nats-io/transport-node';
 import { ackPendingMax, ackWaitMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { frameSubjects } from '#log/frames.ts';
 import type { Telemetry } from '#telemetry.ts';
 
 /** The stream through which everything passes. */
@@ -48,7 +49,7 @@ const stream = ({ age_ms, bytes }: LogBounds): StreamSettings => ({
 const consumer = (store: string): ConsumerSettings => ({
   durable_name: consumerName(store),
   description: `Into the store "${store}"`,
-  filter_subjects: [anySubject('frame'), anySubject('host'), anySubject('refusal')],
+  filter_subjects: [...frameSubjects, anySubject('host'), anySubject('refusal')],
   ack_policy: AckPolicy.Explicit,
   ack_wait: nanos(ackWaitMilliseconds),
   max_ack_pending: ackPendingMax,

@@ -5,8 +5,7 @@ import { headline } from '#query/headline.ts';
 
 const frame = (tables: object) =>
   new NewestFrame(
-    'default',
-    'a',
+    { tenant: 'default', kind: 'frame', host: 'a' },
     0,
     encodeFrame({ session: '00000000000000ab', sequence: 1, time_us: 1, interval_ms: 1000, tables } as Frame),
   );

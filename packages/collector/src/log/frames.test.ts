@@ -1,0 +1,17 @@
+import { FrameError, kinds } from '@fleetreel/proto';
+import { encodeBatch } from '@fleetreel/proto/batch';
+import { expect, test } from 'vitest';
+import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+
+const some = [Buffer.from('one'), Buffer.from('two')];
+
+test('a message is one frame, those of its batch, or none', () => {
+  expect(framesOf('frame', Buffer.from('one'))).toEqual([Buffer.from('one')]);
+  expect(framesOf('batch', encodeBatch(some)).map((bytes) => Buffer.from(bytes))).toEqual(some);
+  for (const kind of kinds.filter((one) => !holdsFrames(one))) expect(framesOf(kind, encodeBatch(some))).toEqual([]);
+  expect(kinds.filter(holdsFrames)).toHaveLength(frameSubjects.length);
+});
+
+test('a batch that can not be read is an error that says so', () => {
+  expect(() => framesOf('batch', Buffer.from('one'))).toThrow(FrameError);
+});
