@@ -7,6 +7,9 @@ export const publishWindowFrames = 128;
 /** How long a frame is kept beyond its acknowledgement: longer than the log's sync_interval of 1 s. */
 export const keepAcknowledgedMilliseconds = 3000;
 
+/** Runs of lost frames that are told of at a time: losses come in long runs, and each frame of an outage carries them all. */
+export const lossRowsMax = 64;
+
 /** How long an acknowledgement is waited for before the frame is sent again. */
 export const acknowledgeMilliseconds = 5000;
 

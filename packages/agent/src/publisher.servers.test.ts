@@ -60,7 +60,7 @@ const range = (from: number, to: number) => Array.from({ length: to - from + 1 }
 
 test('what was kept before there was a connection goes oldest first', async () => {
   const { publisher, telemetry, connection, subject } = await publisherOf('backlog', 10_000);
-  for (const sequence of range(1, 3000)) publisher.publish(sequence, frame(sequence));
+  for (const sequence of range(1, 3000)) publisher.publish(sequence, sequence * 1e6, frame(sequence));
   expect(publisher.waiting.frames).toBe(3000);
   publisher.open(connection);
   expect(await publisher.stop(30_000)).toBe(0);
@@ -71,18 +71,27 @@ test('what was kept before there was a connection goes oldest first', async () =
 
 test('beyond its bound the oldest are given up and counted, and one that is too large alone', async () => {
   const { publisher, telemetry, connection, subject } = await publisherOf('bounded', 100);
-  for (const sequence of range(1, 150)) publisher.publish(sequence, frame(sequence));
-  publisher.publish(151, Buffer.alloc(2 * 1024 * 1024));
+  for (const sequence of range(1, 150)) publisher.publish(sequence, sequence * 1e6, frame(sequence));
+  publisher.publish(151, 151e6, Buffer.alloc(2 * 1024 * 1024));
   publisher.open(connection);
   expect(await publisher.stop(30_000)).toBe(0);
   expect(await stored(subject)).toEqual(range(51, 150));
   expect(telemetry.framesDropped).toBe(51);
   expect(telemetry.framesPublished).toBe(100);
+  // Told by the next frame, and by each after it until one of them has arrived.
+  expect(publisher.losses.rows(152)).toEqual({
+    timestamp_seconds: [1, 151],
+    frame_session: ['bounded', 'bounded'],
+    cause: ['queue', 'too_large'],
+    first_sequence: [1, 151],
+    last_sequence: [50, 151],
+    last_timestamp_seconds: [50, 151],
+  });
 });
 
 test('a server that is killed while a backlog goes out leaves no hole, and nothing is stored twice', async () => {
   const { publisher, telemetry, connection, subject } = await publisherOf('killed', 20_000);
-  for (const sequence of range(1, 15_000)) publisher.publish(sequence, frame(sequence));
+  for (const sequence of range(1, 15_000)) publisher.publish(sequence, sequence * 1e6, frame(sequence));
   publisher.open(connection);
   await expect.poll(() => telemetry.framesPublished, { interval: 5, timeout: 20_000 }).toBeGreaterThan(500);
   await nats.kill();

@@ -8,6 +8,7 @@ import {
   publishRetryMilliseconds,
   publishWindowFrames,
 } from '#limits.ts';
+import { Losses } from '#loss.ts';
 import { Queue, type QueueBounds, type QueuedFrame } from '#queue.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -21,6 +22,8 @@ export class Publisher {
   readonly #subject: string;
   readonly #session: string;
   readonly #queue: Queue;
+  /** What had to be given up: for the frames that are still to come. */
+  readonly losses = new Losses();
   readonly #clock: Clock;
   readonly #telemetry: Telemetry;
   readonly #stopping = new AbortController();
@@ -59,21 +62,25 @@ export class Publisher {
     this.reconnected();
   }
 
-  /** Takes a frame; it is sent as soon as the window and the connection allow. */
-  publish(sequence: number, bytes: Uint8Array): void {
+  /** Takes a frame, sampled at a time (UTC, microseconds since 1970); it is sent as soon as the window and the connection allow. */
+  publish(sequence: number, time_us: number, bytes: Uint8Array): void {
     if (bytes.length > frameBytesMax) {
       this.#telemetry.frameTooLarge(bytes.length, frameBytesMax);
+      this.losses.add(this.#session, 'too_large', sequence, sequence, time_us, time_us);
       return;
     }
     const now_ms = this.#clock.monotonic_ms();
     this.#queue.forget(now_ms - keepAcknowledgedMilliseconds);
-    const { dropped, bound } = this.#queue.append(sequence, bytes, now_ms);
-    if (dropped > 0) this.#telemetry.framesGivenUp(dropped, bound);
+    const { dropped, bound } = this.#queue.append(sequence, time_us, bytes, now_ms);
+    if (dropped.length > 0) this.#telemetry.framesGivenUp(dropped.length, bound);
+    for (const frame of dropped)
+      this.losses.add(this.#session, 'queue', frame.sequence, frame.sequence, frame.time_us, frame.time_us);
     this.#pump();
   }
 
   /** Forgets what was never sent; returns how many frames that was. */
   discard(): number {
+    this.losses.forget(this.#session);
     return this.#queue.clear();
   }
 
@@ -134,6 +141,7 @@ export class Publisher {
     } else {
       const now_ms = this.#clock.monotonic_ms();
       if (this.#queue.acknowledge(frame, now_ms)) this.#telemetry.framePublished(now_ms - begin_ms);
+      this.losses.told(frame.sequence);
       this.#pause_ms = publishRetryMilliseconds.min;
       if (this.#failing) {
         this.#failing = false;

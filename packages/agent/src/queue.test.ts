@@ -5,7 +5,7 @@ const bytes = (size: number) => new Uint8Array(size);
 
 function queueOf(sequences: readonly number[], bounds = { frames: 10, bytes: 1000 }): Queue {
   const queue = new Queue(bounds);
-  for (const sequence of sequences) queue.append(sequence, bytes(10), sequence);
+  for (const sequence of sequences) queue.append(sequence, 1, bytes(10), sequence);
   return queue;
 }
 
@@ -53,16 +53,16 @@ test('an acknowledged frame behind one that waits is not forgotten before it', (
 test('at the bound of frames the oldest go, and only those count as dropped that were never acknowledged', () => {
   const queue = queueOf([1], { frames: 2, bytes: 1000 });
   queue.acknowledge(queue.take()!, 0);
-  queue.append(2, bytes(10), 0);
-  expect(queue.append(3, bytes(10), 0)).toEqual({ dropped: 0, bound: 'frames' });
-  expect(queue.append(4, bytes(10), 0)).toEqual({ dropped: 1, bound: 'frames' });
+  queue.append(2, 1, bytes(10), 0);
+  expect(queue.append(3, 1, bytes(10), 0)).toEqual({ dropped: [], bound: 'frames' });
+  expect(queue.append(4, 1, bytes(10), 0)).toMatchObject({ dropped: [{ sequence: 2 }], bound: 'frames' });
   expect(sequences(takeAll(queue))).toEqual([3, 4]);
 });
 
 test('a frame that was given up under way is not counted a second time when it arrives after all', () => {
   const queue = queueOf([1], { frames: 1, bytes: 1000 });
   const first = queue.take()!;
-  expect(queue.append(2, bytes(10), 0).dropped).toBe(1);
+  expect(queue.append(2, 1, bytes(10), 0).dropped).toEqual([first]);
   expect(queue.acknowledge(first, 0)).toBe(false);
   queue.putBack(first);
   expect(sequences(takeAll(queue))).toEqual([2]);
@@ -70,9 +70,9 @@ test('a frame that was given up under way is not counted a second time when it a
 
 test('at the bound of bytes the oldest go, but never the newest', () => {
   const queue = new Queue({ frames: 10, bytes: 100 });
-  queue.append(1, bytes(60), 0);
-  expect(queue.append(2, bytes(60), 0)).toEqual({ dropped: 1, bound: 'bytes' });
-  expect(queue.append(3, bytes(500), 0)).toEqual({ dropped: 1, bound: 'bytes' });
+  queue.append(1, 1, bytes(60), 0);
+  expect(queue.append(2, 1, bytes(60), 0)).toMatchObject({ dropped: [{ sequence: 1 }], bound: 'bytes' });
+  expect(queue.append(3, 1, bytes(500), 0)).toMatchObject({ dropped: [{ sequence: 2 }], bound: 'bytes' });
   expect(sequences(takeAll(queue))).toEqual([3]);
   expect(queue.clear()).toBe(1);
   expect(queue.waiting).toEqual({ frames: 0, bytes: 0, oldest_ms: undefined });

@@ -1,6 +1,8 @@
 /** A frame on its way to the log. Its state is the queue's. */
 export type QueuedFrame = {
   readonly sequence: number;
+  /** When it was sampled: UTC, microseconds since 1970. */
+  readonly time_us: number;
   readonly bytes: Uint8Array;
   /** Monotonic milliseconds. */
   readonly queuedAt_ms: number;
@@ -40,20 +42,32 @@ export class Queue {
     return { frames, bytes, oldest_ms };
   }
 
-  /** Adds a frame; returns how many that were never acknowledged had to go, and for which bound. */
-  append(sequence: number, bytes: Uint8Array, now_ms: number): { dropped: number; bound: 'frames' | 'bytes' } {
-    this.#frames.push({ sequence, bytes, queuedAt_ms: now_ms, state: 'waiting', acknowledgedAt_ms: undefined });
+  /** Adds a frame; returns those never acknowledged that had to go, and for which bound. */
+  append(
+    sequence: number,
+    time_us: number,
+    bytes: Uint8Array,
+    now_ms: number,
+  ): { dropped: QueuedFrame[]; bound: 'frames' | 'bytes' } {
+    this.#frames.push({
+      sequence,
+      time_us,
+      bytes,
+      queuedAt_ms: now_ms,
+      state: 'waiting',
+      acknowledgedAt_ms: undefined,
+    });
     this.#bytes += bytes.length;
-    let dropped = 0;
+    const dropped: QueuedFrame[] = [];
     let bound: 'frames' | 'bytes' = 'frames';
     while (this.#frames.length > 1) {
       if (this.#frames.length > this.#bounds.frames) bound = 'frames';
       else if (this.#bytes > this.#bounds.bytes) bound = 'bytes';
       else break;
       const [oldest] = this.#removeFirst(1);
-      if (oldest?.acknowledgedAt_ms !== undefined) continue;
-      if (oldest) oldest.state = 'given up';
-      dropped++;
+      if (oldest === undefined || oldest.acknowledgedAt_ms !== undefined) continue;
+      oldest.state = 'given up';
+      dropped.push(oldest);
     }
     return { dropped, bound };
   }

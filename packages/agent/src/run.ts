@@ -81,7 +81,9 @@ export async function run(options: RunOptions): Promise<number> {
   const sampling = sampler.run(({ time_us, tables }) => {
     if (isRefused) return;
     sequence++;
-    publisher.publish(sequence, encodeFrame({ session, sequence, time_us, interval_ms, tables }));
+    const lost = publisher.losses.rows(sequence);
+    if (lost) tables.frame_loss = lost;
+    publisher.publish(sequence, time_us, encodeFrame({ session, sequence, time_us, interval_ms, tables }));
   }, signal);
   const holding = new Holding({ ...options, signal, telemetry }, publisher, (refused) => {
     isRefused = refused;
