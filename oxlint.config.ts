@@ -8,16 +8,18 @@ const rooms: Record<string, readonly string[]> = {
   ingest: ['log', 'store'],
   query: ['store', 'live', 'log'],
   live: ['log'],
-  api: ['query', 'live', 'log', 'store'],
+  replay: ['log', 'store'],
+  api: ['query', 'live', 'replay', 'log', 'store'],
 };
 const names = Object.keys(rooms);
 
 /** Between packages: which may import which. */
 const packages: Record<string, readonly string[]> = {
   proto: [],
+  reel: ['proto'],
   agent: ['proto'],
-  collector: ['proto'],
-  cli: ['proto', 'deploy'],
+  collector: ['proto', 'reel'],
+  cli: ['proto', 'reel', 'deploy'],
 };
 
 /** What tests may import besides. */

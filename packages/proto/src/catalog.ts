@@ -72,6 +72,17 @@ export const tableNamed = (name: string): Table | undefined => byName.get(name);
 /** The table that has this number in `Frame`, or undefined: a newer agent's. */
 export const tableNumbered = (id: number): Table | undefined => byId.get(id);
 
+/** The texts of the contract of frames, by their paths: what whoever opens a recording years later reads it by. */
+export function contractTexts(): Record<string, string> {
+  const paths = new Set<string>(['fleetreel/v1/options.proto']);
+  for (const path of paths.add('fleetreel/v1/frame.proto'))
+    for (const [, imported = ''] of readFileSync(new URL(path, protoFolder), 'utf8').matchAll(
+      /^import "(fleetreel[^"]+)"/gm,
+    ))
+      paths.add(imported);
+  return Object.fromEntries([...paths].sort().map((path) => [path, readFileSync(new URL(path, protoFolder), 'utf8')]));
+}
+
 /** Reads a file and those that it imports, but for options.proto: it extends descriptor.proto, which nothing here needs. */
 function parse(file: string, seen = new Set<string>()): void {
   if (seen.has(file) || file.endsWith('/options.proto')) return;

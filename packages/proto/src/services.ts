@@ -4,21 +4,30 @@ import { loadSync } from '@grpc/proto-loader';
 import { protoFolder } from '#catalog.ts';
 import type { ProtoGrpcType as LiveTypes } from '#gen/live.ts';
 import type { ProtoGrpcType as QueryTypes } from '#gen/query.ts';
+import type { ProtoGrpcType as ReplayTypes } from '#gen/replay.ts';
 
 export type { LiveClient, LiveHandlers } from '#gen/fleetreel/v1/Live.ts';
+export type { PlayRequest, PlayRequest__Output } from '#gen/fleetreel/v1/PlayRequest.ts';
+export type { PlayResponse, PlayResponse__Output } from '#gen/fleetreel/v1/PlayResponse.ts';
+export type { PlayStart, PlayStart__Output } from '#gen/fleetreel/v1/PlayStart.ts';
 export type { QueryClient, QueryHandlers } from '#gen/fleetreel/v1/Query.ts';
+export type { RecordedFrame, RecordedFrame__Output } from '#gen/fleetreel/v1/RecordedFrame.ts';
+export type { ReplayClient, ReplayHandlers } from '#gen/fleetreel/v1/Replay.ts';
 
 /** The services' definitions, as the server, its reflection and the clients take them. */
-export const packageDefinition = loadSync(['fleetreel/v1/query.proto', 'fleetreel/v1/live.proto'], {
-  includeDirs: [fileURLToPath(protoFolder)],
-  keepCase: true,
-  longs: Number,
-  enums: String,
-  defaults: true,
-  arrays: true,
-  objects: true,
-  oneofs: true,
-});
+export const packageDefinition = loadSync(
+  ['query', 'live', 'replay'].map((name) => `fleetreel/v1/${name}.proto`),
+  {
+    includeDirs: [fileURLToPath(protoFolder)],
+    keepCase: true,
+    longs: Number,
+    enums: String,
+    defaults: true,
+    arrays: true,
+    objects: true,
+    oneofs: true,
+  },
+);
 
-const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes & LiveTypes;
-export const { Query, Live } = types.fleetreel.v1;
+const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes & LiveTypes & ReplayTypes;
+export const { Query, Live, Replay } = types.fleetreel.v1;
