@@ -46,7 +46,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'e2e',
-          include: ['test/{e2e,faults,numbers}/**/*.test.ts'],
+          include: ['test/{bench,e2e,faults,numbers}/**/*.test.ts'],
           testTimeout: 180_000,
           hookTimeout: 240_000,
           fileParallelism: false,

@@ -56,10 +56,13 @@ export function prometheusText({ tables }: Frame): { text: string; samples: numb
 
 export const hostName = (host: number): string => `host-${String(host).padStart(4, '0')}`;
 
+/** Tables whose rows have times of their own: repeated, they would fall on the same rows. */
+const ownTimes = new Set(catalog.filter(({ rowTime }) => rowTime !== undefined).map(({ name }) => name));
+
 /**
  * The frame of a host at a tick: a captured one, another for each host, with all values multiplied by the host's own
  * factor. Zeros stay zeros, flags flags, whole numbers whole and multiples of a page multiples of a page, so that frames
- * compress as real ones do.
+ * compress as real ones do. Without the tables of what happens between ticks.
  */
 export function frameOf(captured: readonly Frame[], host: number, tick: number, time_us: number): Frame {
   const frame = captured[(tick + host * 7) % captured.length];
@@ -67,6 +70,7 @@ export function frameOf(captured: readonly Frame[], host: number, tick: number, 
   const factor = 0.5 + ((host * 0.618_034) % 1);
   const tables: Record<string, Columns> = {};
   for (const [name, columns] of Object.entries(frame.tables) as [string, Columns][]) {
+    if (ownTimes.has(name)) continue;
     const ofTable = units.get(name);
     tables[name] = Object.fromEntries(
       Object.entries(columns).map(([column, values]) => [
@@ -85,6 +89,45 @@ function scaled(value: number, factor: number): number {
   if (!Number.isInteger(value) || value === 0) return value * factor;
   const grain = value % 4096 === 0 ? 4096 : 1;
   return Math.round((value * factor) / grain) * grain;
+}
+
+/** The frames with about so many rows each: those of tables with a key come again, as of more cores, disks and processes, or are fewer. */
+export function withRows(captured: readonly Frame[], rows: number): Frame[] {
+  const keyOf = new Map(catalog.map(({ name, labels }) => [name, labels.find(({ key }) => key)?.name]));
+  const mean = (keyed: boolean) => {
+    const counts = captured.flatMap((frame) => [...countRows(frame)]);
+    const counted = counts.filter(([name]) => !ownTimes.has(name) && (keyOf.get(name) !== undefined) === keyed);
+    return counted.reduce((sum, [, count]) => sum + count, 0) / captured.length;
+  };
+  const factor = Math.max(rows - mean(false), 0) / mean(true);
+  return captured.map((frame) => ({
+    ...frame,
+    tables: Object.fromEntries(
+      Object.entries(frame.tables).map(([name, columns]) => [
+        name,
+        repeated(columns as Columns, ownTimes.has(name) ? undefined : keyOf.get(name), factor),
+      ]),
+    ) as Tables,
+  }));
+}
+
+/** So many times the rows of a table, each repetition under keys of its own. */
+function repeated(columns: Columns, key: string | undefined, factor: number): Columns {
+  if (key === undefined) return columns;
+  const present = Math.max(...Object.values(columns).map((column) => column.length));
+  const wanted = Math.max(Math.round(present * factor), 1);
+  const named = (value: string | number, round: number) => (round === 0 ? value : `${value}.${round}`);
+  return Object.fromEntries(
+    Object.entries(columns).map(([name, values]) => [
+      name,
+      values.length === 0
+        ? values
+        : Array.from({ length: wanted }, (_, row) => {
+            const value = values[row % present] as string | number;
+            return name === key ? named(value, Math.floor(row / present)) : value;
+          }),
+    ]),
+  );
 }
 
 /** One frame as the agent publishes it; settled when the log has it. */

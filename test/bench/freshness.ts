@@ -52,7 +52,7 @@ async function observe(stack: Stack, captured: readonly Frame[], hosts: number, 
   );
   await pause(1000);
   const socket = await watchLive(stack, (time_ms) => count(latencies.message, time_ms));
-  const asking = askStore(stack, ended.signal, (time_ms) => count(latencies.row, time_ms));
+  const asking = askStore(stack, ask_ms, ended.signal, (time_ms) => count(latencies.row, time_ms));
   await using page = await openPage(stack);
   await pause(settle_ms);
   counted.from_ms = Date.now();
@@ -97,7 +97,7 @@ async function publishAll(
 const intervalOf = (hosts: number): number => (hosts > hostsOfSeconds ? 5000 : 1000);
 
 /** Subscribes to a field of all hosts, as the overview does. */
-async function watchLive(stack: Stack, arrived: (time_ms: number) => void): Promise<WebSocket> {
+export async function watchLive(stack: Stack, arrived: (time_ms: number) => void): Promise<WebSocket> {
   const socket = new WebSocket(`${stack.address.replace('http', 'ws')}/api/v1/live`);
   await new Promise((resolve, reject) => {
     socket.addEventListener('open', resolve, { once: true });
@@ -114,7 +114,12 @@ async function watchLive(stack: Stack, arrived: (time_ms: number) => void): Prom
 }
 
 /** Asks for the newest frames of some hosts again and again: a frame is visible when an answer has it. */
-async function askStore({ questdb }: Stack, signal: AbortSignal, visible: (time_ms: number) => void): Promise<void> {
+export async function askStore(
+  { questdb }: Stack,
+  every_ms: number,
+  signal: AbortSignal,
+  visible: (time_ms: number) => void,
+): Promise<void> {
   const seen = new Set<string>();
   const names = [realHost, ...Array.from({ length: asked - 1 }, (_, host) => hostName(host))];
   const hosts = names.map((name) => `'${name}'`).join(',');
@@ -127,7 +132,7 @@ async function askStore({ questdb }: Stack, signal: AbortSignal, visible: (time_
       seen.add(key);
       visible(Date.parse(time));
     }
-    await pause(ask_ms);
+    await pause(every_ms);
   }
 }
 

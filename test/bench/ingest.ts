@@ -146,9 +146,11 @@ const visibleFrames = async ({ questdb }: Stack): Promise<number> =>
 
 /** Waits until every table has all its rows. */
 async function allVisible(stack: Stack, { byTable, frames }: Content): Promise<void> {
-  await eventually(`${frames} visible frames`, visibleWithin_ms, async () =>
-    (await visibleFrames(stack)) === frames ? true : undefined,
-  );
+  await eventually(`${frames} visible frames`, visibleWithin_ms, async () => {
+    const count = await visibleFrames(stack);
+    if (count !== frames) throw new Error(`there are ${count}; the collector said: ${stack.collector.lines.at(-1)}`);
+    return true;
+  });
   for (const [table, rows] of byTable)
     await eventually(`${rows} visible rows of ${table}`, visibleWithin_ms, async () => {
       const count = Number((await stack.questdb.query(`SELECT count() FROM ${table}`)).rows[0]?.[0]);

@@ -8,15 +8,17 @@ import { day } from './day.ts';
 import { type Figure, table } from './figure.ts';
 import { fleet } from './fleet.ts';
 import { freshness } from './freshness.ts';
+import { growth } from './growth.ts';
 import { ingest } from './ingest.ts';
 import { llmProxy } from './llm_proxy.ts';
 
-const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'l1'] as const;
+const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'growth', 'l1'] as const;
 
 const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
 
 Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a day of ticks,
          p3 size of a frame, p4 ingest, p5 decode, p6 freshness,
+         growth (P9): CPU, memory, lag and latency of each part with more and more hosts,
          l1 what llm-proxy adds to the time to the first token
 
   --day N       ticks of the figure day (86400: a quarter of an hour)
@@ -25,7 +27,14 @@ Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a da
   --ticks N     frames of each of them (400)
   --groups N,N  numbers of hosts whose freshness is measured (10,100,1000)
   --watch N     seconds for which each of them is watched (20)
+  --sizes N,N   numbers of hosts whose growth is watched (100,500,1000,2000)
+  --grow N      seconds for which each of them is watched (40), after --warm-up N (15)
+  --rows N      rows of a frame of these hosts (200)
+  --aligned     all of these hosts publish at once, as with perfect clocks, not spread over the interval
 `;
+
+/** How often the hosts of the growth publish, as the figure asks for, milliseconds. */
+const interval_ms = 5000;
 
 const settings = {
   allowPositionals: true,
@@ -36,6 +45,11 @@ const settings = {
     ticks: { type: 'string', default: '400' },
     groups: { type: 'string', default: '10,100,1000' },
     watch: { type: 'string', default: '20' },
+    sizes: { type: 'string', default: '100,500,1000,2000' },
+    grow: { type: 'string', default: '40' },
+    'warm-up': { type: 'string', default: '15' },
+    rows: { type: 'string', default: '200' },
+    aligned: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 } as const;
@@ -57,7 +71,9 @@ async function main(): Promise<void> {
   const wanted = (...names: readonly string[]) =>
     positionals.length === 0 || names.some((name) => positionals.includes(name));
   const seconds = positive('seconds', options.seconds);
-  const groups = options.groups.split(',').map((text) => positive('groups', text));
+  const [groups, sizes] = (['groups', 'sizes'] as const).map((name) =>
+    options[name].split(',').map((text) => positive(name, text)),
+  ) as [number[], number[]];
   const [hosts, ticks, watch] = (['hosts', 'ticks', 'watch'] as const).map((name) => positive(name, options[name])) as [
     number,
     number,
@@ -73,7 +89,7 @@ async function main(): Promise<void> {
   }
   // Everything begins with real frames of this machine; for the rest half a minute of them is enough.
   const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 30);
-  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6');
+  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'growth');
   if (needsAgent) say(`The agent runs for ${agentSeconds} s ...`);
   const run = needsAgent ? await runAgent(agentSeconds) : undefined;
   if (run && wanted('p1')) {
@@ -95,6 +111,14 @@ async function main(): Promise<void> {
   if (run && wanted('p6')) {
     say(`The freshness of ${groups.join(', ')} hosts is watched ...`);
     found.push(...(await freshness(run.frames, groups, watch)));
+  }
+  if (run && wanted('growth')) {
+    const [watched_s, warmUp_s, rows] = (['grow', 'warm-up', 'rows'] as const).map((name) =>
+      positive(name, options[name]),
+    ) as [number, number, number];
+    const { aligned } = options;
+    say(`The growth with ${sizes.join(', ')} hosts is watched ...`);
+    found.push(...(await growth(run.frames, { sizes, seconds: watched_s, warmUp_s, interval_ms, rows, aligned })));
   }
   process.stdout.write(`\n${table(found)}\n`);
 }
