@@ -22,6 +22,9 @@ export const pingMilliseconds = 10_000;
 /** Pauses after a failure to publish or to connect, doubled each time from the first to the last. */
 export const publishRetryMilliseconds = { min: 250, max: 5000 } as const;
 
+/** Pauses between tries to publish while the log takes nothing, doubled each time: a cluster elects a leader within seconds. */
+export const publishAgainMilliseconds = { min: 250, max: 1000 } as const;
+
 /** Pauses before a failed source is tried again, doubled each time. */
 export const sourceRetryMilliseconds = { min: 1000, max: 60_000 } as const;
 

@@ -5,7 +5,7 @@ import type { Clock } from '#clock.ts';
 import {
   acknowledgeMilliseconds,
   keepAcknowledgedMilliseconds,
-  publishRetryMilliseconds,
+  publishAgainMilliseconds,
   publishWindowFrames,
 } from '#limits.ts';
 import { Losses } from '#loss.ts';
@@ -32,7 +32,7 @@ export class Publisher {
   #inFlight = 0;
   #connected = false;
   #failing = false;
-  #pause_ms: number = publishRetryMilliseconds.min;
+  #pause_ms: number = publishAgainMilliseconds.min;
   #pausing = false;
   #idle = Promise.withResolvers<void>();
 
@@ -121,6 +121,8 @@ export class Publisher {
       if (!frame) return;
       this.#inFlight++;
       void this.#send(client, frame, this.#connectionNumber);
+      // While the log takes nothing, one frame finds out when it does again.
+      if (this.#failing) return;
     }
   }
 
@@ -142,7 +144,7 @@ export class Publisher {
       const now_ms = this.#clock.monotonic_ms();
       if (this.#queue.acknowledge(frame, now_ms)) this.#telemetry.framePublished(now_ms - begin_ms);
       this.losses.told(frame.sequence);
-      this.#pause_ms = publishRetryMilliseconds.min;
+      this.#pause_ms = publishAgainMilliseconds.min;
       if (this.#failing) {
         this.#failing = false;
         this.#telemetry.publishHealed(this.#queue.waiting.frames);
@@ -161,7 +163,7 @@ export class Publisher {
     if (this.#pausing || this.#stopping.signal.aborted) return;
     this.#pausing = true;
     await this.#clock.sleep(this.#pause_ms, this.#stopping.signal).catch(() => undefined);
-    this.#pause_ms = Math.min(this.#pause_ms * 2, publishRetryMilliseconds.max);
+    this.#pause_ms = Math.min(this.#pause_ms * 2, publishAgainMilliseconds.max);
     this.#pausing = false;
   }
 }
