@@ -111,22 +111,28 @@ export type NatsOptions = {
   monitorPort?: number | undefined;
   /** Folder of the configuration and of the store. */
   data: string;
+  /** What it is called: in a cluster, each by another name. */
+  serverName?: string;
+  /** More lines of its configuration: its part in a cluster, or what else is wanted of it. */
+  configuration?: readonly string[];
 };
 
 /** Writes the configuration and says how the server is started. */
-export function natsService({ program, port, monitorPort, data }: NatsOptions): Service {
+export function natsService(options: NatsOptions): Service {
+  const { program, port, monitorPort, data, serverName = 'fleetreel', configuration: more = [] } = options;
   mkdirSync(data, { recursive: true, mode: 0o700 });
   const configuration = join(data, 'nats-server.conf');
   writeFileSync(
     configuration,
     [
-      'server_name: fleetreel',
+      `server_name: ${serverName}`,
       `listen: "127.0.0.1:${port}"`,
       ...(monitorPort === undefined ? [] : [`http: "127.0.0.1:${monitorPort}"`]),
       // What is acknowledged survives a power loss but for the last second; the agent keeps its frames longer than that.
       // The stream has its own bound; the server's would only be a second one that refuses to create it.
       `jetstream { store_dir: ${JSON.stringify(data)}, sync_interval: "1s", max_file_store: 1TB }`,
       'max_payload: 1MB',
+      ...more,
       '',
     ].join('\n'),
   );

@@ -1,13 +1,17 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { Child } from '@fleetreel/deploy/local/child';
-import { findNats, natsService } from '@fleetreel/deploy/local/nats';
+import { findNats, type NatsOptions, natsService } from '@fleetreel/deploy/local/nats';
 import { thisMachine } from '@fleetreel/deploy/local/obtain';
 import { freePort } from '@fleetreel/deploy/local/port';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
 
 /** A nats-server with JetStream on loopback. Its folder is removed with it unless it was given. */
 export class NatsServer implements AsyncDisposable {
+  readonly name: string;
   readonly port: number;
   readonly url: string;
   readonly monitorUrl: string;
@@ -16,18 +20,13 @@ export class NatsServer implements AsyncDisposable {
   readonly #temporary: boolean;
   #child: Child | undefined;
 
-  constructor(
-    service: ReturnType<typeof natsService>,
-    port: number,
-    monitorPort: number,
-    data: string,
-    temporary: boolean,
-  ) {
-    this.#service = service;
-    this.port = port;
-    this.url = `nats://127.0.0.1:${port}`;
-    this.monitorUrl = `http://127.0.0.1:${monitorPort}`;
-    this.data = data;
+  constructor(options: Required<Pick<NatsOptions, 'serverName' | 'port' | 'data'>> & NatsOptions, temporary: boolean) {
+    this.#service = natsService(options);
+    this.name = options.serverName;
+    this.port = options.port;
+    this.url = `nats://127.0.0.1:${options.port}`;
+    this.monitorUrl = `http://127.0.0.1:${options.monitorPort}`;
+    this.data = options.data;
     this.#temporary = temporary;
   }
 
@@ -48,6 +47,11 @@ export class NatsServer implements AsyncDisposable {
     await this.#child?.kill();
   }
 
+  get isRunning(): boolean {
+    return this.#child?.ended === false;
+  }
+
+  /** Asks it to end: it hands over what it leads. */
   async stop(): Promise<void> {
     await this.#child?.stop();
   }
@@ -58,13 +62,10 @@ export class NatsServer implements AsyncDisposable {
   }
 }
 
-export async function startNats(options: { port?: number; data?: string } = {}): Promise<NatsServer> {
-  const program = await findNats(thisMachine());
-  const port = options.port ?? (await freePort());
-  const monitorPort = await freePort();
-  const data = options.data ?? mkdtempSync(join(tmpdir(), 'fleetreel-nats-'));
-  const service = natsService({ program, port, monitorPort, data });
-  const server = new NatsServer(service, port, monitorPort, data, options.data === undefined);
+type StartOptions = { port?: number; data?: string; name?: string; configuration?: readonly string[] };
+
+export async function startNats(options: StartOptions = {}): Promise<NatsServer> {
+  const server = await makeNats(options);
   try {
     await server.restart();
   } catch (error) {
@@ -72,4 +73,96 @@ export async function startNats(options: { port?: number; data?: string } = {}):
     throw error;
   }
   return server;
+}
+
+async function makeNats({ port, data, name = 'fleetreel', configuration = [] }: StartOptions): Promise<NatsServer> {
+  const options = {
+    program: await findNats(thisMachine()),
+    port: port ?? (await freePort()),
+    monitorPort: await freePort(),
+    data: data ?? mkdtempSync(join(tmpdir(), 'fleetreel-nats-')),
+    serverName: name,
+    configuration,
+  };
+  return new NatsServer(options, data === undefined);
+}
+
+/** Some nats-servers on loopback that are one cluster. */
+export class NatsCluster implements AsyncDisposable {
+  readonly servers: readonly NatsServer[];
+
+  constructor(servers: readonly NatsServer[]) {
+    this.servers = servers;
+  }
+
+  /** All servers, as the setting `nats.url` wants them. */
+  get url(): string {
+    return this.servers.map(({ url }) => url).join(',');
+  }
+
+  /** The server that leads a stream. */
+  async leaderOf(stream: string): Promise<NatsServer> {
+    const connection = await connect({ servers: this.servers.map(({ url }) => url), timeout: 5000 });
+    try {
+      for (const end = performance.now() + 30_000; performance.now() < end; await pause(50)) {
+        const manager = await jetstreamManager(connection, { checkAPI: false, timeout: 2000 });
+        const found = await manager.streams.info(stream).catch(() => undefined);
+        const leader = this.servers.find(({ name }) => name === found?.cluster?.leader);
+        if (leader?.isRunning) return leader;
+      }
+      throw new Error(`The stream ${stream} had no leader within 30 s.`);
+    } finally {
+      await connection.close();
+    }
+  }
+
+  /** Waits until the replicas of a stream are all current, so that the next fault is not one too many. */
+  async inSync(stream: string): Promise<void> {
+    const connection = await connect({ servers: this.servers.map(({ url }) => url), timeout: 5000 });
+    try {
+      const manager = await jetstreamManager(connection, { checkAPI: false, timeout: 2000 });
+      for (const end = performance.now() + 60_000; performance.now() < end; await pause(100)) {
+        const found = await manager.streams.info(stream).catch(() => undefined);
+        const replicas = found?.cluster?.replicas ?? [];
+        if (found?.cluster?.leader && replicas.every(({ current, offline }) => current && offline !== true)) return;
+      }
+      throw new Error(`The replicas of the stream ${stream} were not current within 60 s.`);
+    } finally {
+      await connection.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const server of this.servers) await server[Symbol.asyncDispose]();
+  }
+}
+
+/** Starts a cluster; settled when JetStream has a leader. */
+export async function startCluster(size = 3): Promise<NatsCluster> {
+  const routes = await Promise.all(Array.from({ length: size }, () => freePort()));
+  const servers = await Promise.all(
+    routes.map((route, index) => {
+      const others = routes.map((port) => `"nats-route://127.0.0.1:${port}"`).join(', ');
+      const configuration = [`cluster { name: fleetreel, listen: "127.0.0.1:${route}", routes: [${others}] }`];
+      return makeNats({ name: `server-${index + 1}`, configuration });
+    }),
+  );
+  const cluster = new NatsCluster(servers);
+  try {
+    await Promise.all(servers.map((server) => server.restart()));
+    const connection = await connect({ servers: servers.map(({ url }) => url) });
+    try {
+      for (const end = performance.now() + 30_000; ; await pause(100)) {
+        const answer = await jetstreamManager(connection, { timeout: 1000 }).catch((cause: unknown) => cause as Error);
+        if (!(answer instanceof Error)) break;
+        if (performance.now() > end) throw new Error('JetStream had no leader within 30 s.', { cause: answer });
+      }
+    } finally {
+      await connection.close();
+    }
+  } catch (error) {
+    await cluster[Symbol.asyncDispose]();
+    throw error;
+  }
+  return cluster;
 }

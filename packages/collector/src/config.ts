@@ -44,6 +44,12 @@ const settings = Type.Object({
       minimum: 16 * 1024 ** 2,
       description: 'How much the log keeps, in bytes; the oldest go first',
     }),
+    replicas: Type.Integer({
+      default: 1,
+      enum: [1, 3, 5],
+      expects: '1, 3 or 5',
+      description: 'On how many servers of a NATS cluster the log is kept; may be changed while it is used',
+    }),
   }),
   retention: Type.Object({
     raw: Type.String({

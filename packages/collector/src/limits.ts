@@ -15,11 +15,14 @@ export const batchMessagesMax = 5000;
 /** Messages delivered and not yet acknowledged, over all collectors of a store: some that hold two batches each. */
 export const ackPendingMax = 64_000;
 /** After this a message that nobody acknowledged is delivered again, milliseconds. */
-export const ackWaitMilliseconds = 30_000;
+export const ackWaitMilliseconds = 15_000;
 /** How often messages that wait for the store are reported as in progress, milliseconds: in time for two tries. */
-export const workingMilliseconds = 10_000;
+export const workingMilliseconds = 5000;
 /** Longest wait for the log to confirm the last acknowledgement of a batch, milliseconds. */
 export const ackConfirmMilliseconds = 5000;
+
+/** Pauses between tries to read a log that can't be read, milliseconds: a cluster elects a leader within seconds. */
+export const readAgainMilliseconds = { min: 100, max: 1000 } as const;
 
 /** Body of one write, bytes: several frames of the greatest size; beyond, the batch is written in parts. */
 export const requestBytesMax = 32 * 1024 * 1024;

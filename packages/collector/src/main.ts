@@ -13,7 +13,7 @@ import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { connectLog, type Log, openLog } from '#log/connect.ts';
 import { Registry } from '#log/registry.ts';
-import { keepLog } from '#log/stream.ts';
+import { keepLog, type LogSettings } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
 import { execute, StatementError } from '#store/admin.ts';
 import { Reader } from '#store/reader.ts';
@@ -60,9 +60,8 @@ async function run(settings: Settings): Promise<number> {
   try {
     const log = await openLog(settings.nats.url, telemetry, clock, signal);
     closing.push(() => drained(log));
-    const bounds = { age_ms: milliseconds(settings.log.age), bytes: settings.log.bytes };
-    const keep = () => keepLog(log, bounds, settings.store, telemetry);
-    await until(keep, 'ingest', telemetry, signal);
+    const wanted = logSettings(settings);
+    await until(() => keepLog(log, wanted, settings.store, telemetry), 'ingest', telemetry, signal);
     const registry = await Registry.open(log, clock);
     closing.push(() => registry.close());
     const newest = await Newest.open(log, clock);
@@ -86,7 +85,7 @@ async function run(settings: Settings): Promise<number> {
     const ingest = new Ingest({
       log,
       store: settings.store,
-      keepLog: keep,
+      keepLog: () => keepLog(log, wanted, settings.store, telemetry, 'missing'),
       rawMilliseconds: days * day,
       writer,
       registry,
@@ -107,6 +106,11 @@ async function run(settings: Settings): Promise<number> {
   }
   telemetry.stopped();
   return 0;
+}
+
+/** What the log has to be like. */
+function logSettings({ log: { age, bytes, replicas } }: Settings): LogSettings {
+  return { age_ms: milliseconds(age), bytes, replicas };
 }
 
 /** Ends the connection once everything was sent, or after a second: NATS may be away. */

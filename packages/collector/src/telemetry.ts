@@ -93,8 +93,9 @@ export class Telemetry {
     this.log.info('stopped');
   }
 
-  configured(what: string, change: 'created' | 'updated'): void {
-    this.log.info({ what, change }, `${what} was ${change}`);
+  /** Something of NATS or QuestDB was made or changed; `detail` says from what to what. */
+  configured(what: string, change: 'created' | 'updated', detail?: string): void {
+    this.log.info({ what, change }, `${what} was ${change}${detail === undefined ? '' : `: ${detail}`}`);
   }
 
   stored(frames: number, rows: number, bytes: number, seconds: number): void {

@@ -19,6 +19,7 @@ import {
   fetchMessagesMin,
   fetchMilliseconds,
   futureMilliseconds,
+  readAgainMilliseconds,
   requestBytesMax,
   retryMilliseconds,
   workingMilliseconds,
@@ -75,6 +76,7 @@ export class Ingest {
   readonly #held = new Set<JsMsg>();
   /** Those of them that are not sorted yet: batches may unfold to more than one write takes. */
   #fetched: JsMsg[] = [];
+  #keeping: Promise<void> | undefined;
   /** Of the messages of late: nothing is known of them yet, so that the first pull is careful. */
   #largestBytes = fetchBytesTarget / 100;
 
@@ -86,35 +88,46 @@ export class Ingest {
 
   /** Runs until the signal; what was fetched is finished as long as `abandon` allows. */
   async run(signal: AbortSignal, abandon: AbortSignal): Promise<void> {
-    const { telemetry, clock, keepLog } = this.#parts;
+    const { telemetry, clock } = this.#parts;
     const working = setInterval(() => this.#reportWorking(), workingMilliseconds);
     let consumer: Consumer | undefined;
     let storing = Promise.resolve();
     let [filled, free] = this.#buffers;
-    let pause_ms: number = retryMilliseconds.min;
+    let pause_ms: number = readAgainMilliseconds.min;
     while (!signal.aborted) {
       try {
         consumer ??= await this.#consumer();
         const batch = await this.#gather(consumer, free, signal);
         telemetry.usable('ingest');
-        pause_ms = retryMilliseconds.min;
+        pause_ms = readAgainMilliseconds.min;
         // At most one batch waits for the store while it writes another: then nothing more is pulled.
         await storing;
         storing = this.#store(batch, abandon);
         [filled, free] = [free, filled];
       } catch (cause) {
         telemetry.ingestFailed(cause);
-        consumer = undefined;
+        this.#keepLog();
         await clock.sleep(pause_ms, signal).catch(() => undefined);
-        pause_ms = Math.min(pause_ms * 2, retryMilliseconds.max);
-        // Somebody may have removed the consumer or the whole stream.
-        if (!signal.aborted) await keepLog().catch(() => undefined);
+        pause_ms = Math.min(pause_ms * 2, readAgainMilliseconds.max);
       }
     }
     // Given back, so that another collector has them at once.
     for (const message of this.#fetched) message.nak();
     await storing;
     clearInterval(working);
+  }
+
+  /**
+   * Somebody may have removed the consumer or the whole stream. Looked at beside the reading, which is what notices first that a
+   * cluster has a leader again: until then it leaves such questions unanswered for seconds.
+   */
+  #keepLog(): void {
+    this.#keeping ??= this.#parts
+      .keepLog()
+      .catch(() => undefined)
+      .finally(() => {
+        this.#keeping = undefined;
+      });
   }
 
   async #consumer(): Promise<Consumer> {

@@ -26,13 +26,13 @@ const duplicateWindowMilliseconds = 2 * 60_000;
 /** Key-value buckets: who holds a host's name, and what is known of each host. */
 export const buckets = { claims: 'claims', hosts: 'hosts' } as const;
 
-/** How long and how much the log keeps: milliseconds, bytes. */
-export type LogBounds = { age_ms: number; bytes: number };
+/** What the log has to be like: how long and how much it keeps, in milliseconds and bytes, and on how many servers. */
+export type LogSettings = { age_ms: number; bytes: number; replicas?: number };
 
 /** The durable consumer of a store. */
 export const consumerName = (store: string): string => `store-${store}`;
 
-const stream = ({ age_ms, bytes }: LogBounds): StreamSettings => ({
+const stream = ({ age_ms, bytes, replicas = 1 }: LogSettings): StreamSettings => ({
   name: streamName,
   description: 'Everything that Fleetreel records',
   subjects: [`${prefix}.>`],
@@ -44,6 +44,7 @@ const stream = ({ age_ms, bytes }: LogBounds): StreamSettings => ({
   max_bytes: bytes,
   duplicate_window: nanos(Math.min(duplicateWindowMilliseconds, age_ms)),
   allow_direct: true,
+  num_replicas: replicas,
 });
 
 const consumer = (store: string): ConsumerSettings => ({
@@ -61,38 +62,80 @@ const consumer = (store: string): ConsumerSettings => ({
 type StreamSettings = Partial<StreamConfig> & { name: string };
 type ConsumerSettings = Partial<ConsumerConfig> & { durable_name: string };
 
-/** Makes stream, consumer and buckets as they should be; what differs is changed. Safe from several collectors at once. */
-export async function keepLog(log: Log, bounds: LogBounds, store: string, telemetry: Telemetry): Promise<void> {
-  await keepStream(log, stream(bounds), telemetry);
-  await keepConsumer(log, consumer(store), telemetry);
+/**
+ * Makes stream, consumer and buckets as they should be. Safe from several collectors at once: where their settings differ,
+ * the one that looked last has decided.
+ * @param extent `missing` makes only what is not there, so that a collector that lost the log for a while leaves others' settings
+ */
+export async function keepLog(
+  log: Log,
+  settings: LogSettings,
+  store: string,
+  telemetry: Telemetry,
+  extent: 'all' | 'missing' = 'all',
+): Promise<void> {
+  const keep = { log, telemetry, changes: extent === 'all' };
+  const { replicas = 1 } = settings;
+  await keepStream(keep, stream(settings));
+  await keepConsumer(keep, consumer(store));
   for (const bucket of Object.values(buckets)) {
-    await log.buckets.create(bucket, { history: 1, storage: StorageType.File });
-    await keepStream(log, { name: `KV_${bucket}`, max_msgs_per_subject: 1, allow_direct: true }, telemetry);
+    await log.buckets.create(bucket, { history: 1, storage: StorageType.File, replicas });
+    await keepStream(keep, {
+      name: `KV_${bucket}`,
+      max_msgs_per_subject: 1,
+      allow_direct: true,
+      num_replicas: replicas,
+    });
   }
 }
 
-async function keepStream({ manager }: Log, wanted: StreamSettings, telemetry: Telemetry): Promise<void> {
+type Keep = { log: Log; telemetry: Telemetry; changes: boolean };
+
+async function keepStream({ log: { manager }, telemetry, changes }: Keep, wanted: StreamSettings): Promise<void> {
   const what = `the stream ${wanted.name}`;
   const found = await absent(manager.streams.info(wanted.name));
-  if (found === undefined) {
-    await manager.streams.add(wanted as StreamSettings & { subjects: string[] });
-    telemetry.configured(what, 'created');
-  } else if (differs(found.config, wanted)) {
+  try {
+    if (found === undefined) {
+      await manager.streams.add(wanted as StreamSettings & { subjects: string[] });
+      telemetry.configured(what, 'created');
+      return;
+    }
+    const differing = differences(found.config, wanted);
+    if (!changes || differing === '') return;
     await manager.streams.update(wanted.name, { ...found.config, ...wanted });
-    telemetry.configured(what, 'updated');
+    telemetry.configured(what, 'updated', differing);
+  } catch (cause) {
+    throw tooFewServers(cause, wanted.num_replicas ?? 1) ?? cause;
   }
 }
 
-async function keepConsumer({ manager }: Log, wanted: ConsumerSettings, telemetry: Telemetry): Promise<void> {
+async function keepConsumer({ log: { manager }, telemetry, changes }: Keep, wanted: ConsumerSettings): Promise<void> {
   const what = `the consumer ${wanted.durable_name}`;
   const found = await absent(manager.consumers.info(streamName, wanted.durable_name));
   if (found === undefined) {
     await manager.consumers.add(streamName, wanted);
     telemetry.configured(what, 'created');
-  } else if (differs(found.config, wanted)) {
-    await manager.consumers.update(streamName, wanted.durable_name, wanted);
-    telemetry.configured(what, 'updated');
+    return;
   }
+  const differing = differences(found.config, wanted);
+  if (!changes || differing === '') return;
+  await manager.consumers.update(streamName, wanted.durable_name, wanted);
+  telemetry.configured(what, 'updated', differing);
+}
+
+/** JetStream's codes: a server that is alone; fewer servers that can be reached and have room than replicas. */
+const [alone, noPeers] = [10074, 10005];
+
+/** What to do when there are fewer servers than replicas; undefined for another error. */
+function tooFewServers(cause: unknown, replicas: number): Error | undefined {
+  if (!(cause instanceof JetStreamApiError)) return undefined;
+  const why =
+    cause.code === alone
+      ? 'this nats-server is not part of a cluster'
+      : cause.code === noPeers && replicas > 1
+        ? `fewer than ${replicas} servers of the cluster can be reached and have room`
+        : undefined;
+  return why === undefined ? undefined : new Error(`log.replicas is ${replicas}, but ${why}`, { cause });
 }
 
 async function absent<T>(found: Promise<T>): Promise<T | undefined> {
@@ -104,7 +147,12 @@ async function absent<T>(found: Promise<T>): Promise<T | undefined> {
   }
 }
 
-function differs(found: object, wanted: object): boolean {
+/** What is not as it should be, with both values; empty when all is. */
+function differences(found: object, wanted: object): string {
   const values = found as Record<string, unknown>;
-  return Object.entries(wanted).some(([key, value]) => JSON.stringify(values[key]) !== JSON.stringify(value));
+  return Object.entries(wanted)
+    .map(([key, value]) => [key, JSON.stringify(values[key]), JSON.stringify(value)])
+    .filter(([, is, should]) => is !== should)
+    .map(([key, is, should]) => `${key} ${is} -> ${should}`)
+    .join(', ');
 }
