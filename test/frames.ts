@@ -3,6 +3,7 @@ import {
   encodeFrame,
   encodeHostDescription,
   type Frame,
+  type HostDescription,
   messageId,
   subject,
   type TableName,
@@ -30,29 +31,7 @@ export class PublishedHost {
 
   /** Says what the machine is. */
   async describe({ dmiUuid = '', intervalMs = 1000 } = {}): Promise<void> {
-    const bytes = encodeHostDescription({
-      host: this.host,
-      machine_id: machineIdOf(this.host),
-      session: this.#session,
-      time_us: Date.now() * 1000,
-      agent_version: '0.0.0',
-      platform: 'linux',
-      os: 'Debian GNU/Linux 12',
-      kernel: '6.18',
-      architecture: 'x64',
-      cpu_model: '',
-      cpu_count: 1,
-      memory_bytes: 1024 ** 3,
-      gpus: [],
-      virtualization: '',
-      boot_time_us: 0,
-      interval_ms: intervalMs,
-      addresses: [],
-      tags: {},
-      boot_id: '',
-      dmi_uuid: dmiUuid,
-      upload_interval_ms: 0,
-    });
+    const bytes = encodeHostDescription(descriptionOf(this.host, this.#session, { dmiUuid, intervalMs }));
     await this.#publish('host', bytes, undefined);
   }
 
@@ -76,6 +55,35 @@ export class PublishedHost {
     await jetstream(this.#connection).publish(to, bytes, id === undefined ? {} : { msgID: id });
   }
 }
+
+/** What a machine that there is not says of itself. */
+export const descriptionOf = (
+  host: string,
+  session: string,
+  { dmiUuid = '', intervalMs = 1000 } = {},
+): HostDescription => ({
+  host,
+  machine_id: machineIdOf(host),
+  session,
+  time_us: Date.now() * 1000,
+  agent_version: '0.0.0',
+  platform: 'linux',
+  os: 'Debian GNU/Linux 12',
+  kernel: '6.18',
+  architecture: 'x64',
+  cpu_model: '',
+  cpu_count: 1,
+  memory_bytes: 1024 ** 3,
+  gpus: [],
+  virtualization: '',
+  boot_time_us: 0,
+  interval_ms: intervalMs,
+  addresses: [],
+  tags: {},
+  boot_id: '',
+  dmi_uuid: dmiUuid,
+  upload_interval_ms: 0,
+});
 
 /** All columns of a table; labels that are not given are empty, values not available. */
 function columnsOf(name: TableName, given: Readonly<Record<string, Values>>): Record<string, Values> {
