@@ -236,7 +236,7 @@ export class Ingest {
         return;
       }
       if (frame.unknownFields > 0) this.#parts.telemetry.unknownFields(frame.unknownFields);
-      batch.rows.add({ ...frame, tenant, host });
+      batch.rows.add({ ...frame, tenant, host, received_us: Number(part.message.timestampNanos / 1000n) });
       batch.frames.push(part);
       batch.times_us.push(frame.time_us);
     } catch (cause) {

@@ -29,7 +29,7 @@ function layoutOf(table: Table): readonly (Place | undefined)[] {
 }
 
 /** A frame, and how many of its fields this version does not know. */
-export type Decoded = Omit<PackedFrame, 'tenant' | 'host'> & { unknownFields: number };
+export type Decoded = Omit<PackedFrame, 'tenant' | 'host' | 'received_us'> & { unknownFields: number };
 
 /**
  * Finds the columns of a frame.

@@ -27,6 +27,7 @@ const frame = (host: string, ...tables: PackedTable[]): PackedFrame => ({
   time_us: 1_769_860_800_123_007,
   interval_ms: 1000,
   sizeBytes: 321,
+  received_us: 1_769_860_800_223_009,
   tables,
 });
 
@@ -38,7 +39,7 @@ const value = (number: number) => {
   return bytes.toString('latin1');
 };
 const lastLine =
-  'frame,tenant=default,host=web,session=00000000000000ab sequence=7i,interval_ms=1000i,size_bytes=321i 1769860800123007t\n';
+  'frame,tenant=default,host=web,session=00000000000000ab sequence=7i,interval_ms=1000i,size_bytes=321i,received=1769860800223009t 1769860800123007t\n';
 
 test('a row for each entity, and one for the frame', () => {
   const buffer = rows();

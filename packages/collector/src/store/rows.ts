@@ -23,6 +23,8 @@ export type PackedFrame = FrameHeader & {
   tenant: string;
   host: string;
   sizeBytes: number;
+  /** When the log stored it: UTC, microseconds since 1970. */
+  received_us: number;
   tables: readonly PackedTable[];
 };
 
@@ -187,9 +189,15 @@ export class Rows {
     }
   }
 
-  #addFrame({ tenant, host, session, sequence, interval_ms, sizeBytes }: PackedFrame, end: Uint8Array): void {
+  #addFrame(
+    { tenant, host, session, sequence, interval_ms, sizeBytes, received_us }: PackedFrame,
+    end: Uint8Array,
+  ): void {
     const prefix = this.#prefixes.ofFrame(tenant, host, session);
-    const values = Buffer.from(`${sequence}i,interval_ms=${interval_ms}i,size_bytes=${sizeBytes}i`, 'latin1');
+    const values = Buffer.from(
+      `${sequence}i,interval_ms=${interval_ms}i,size_bytes=${sizeBytes}i,received=${received_us}t`,
+      'latin1',
+    );
     this.#reserve(prefix.length + values.length + endBytes);
     for (const part of [prefix, values, end]) {
       this.#bytes.set(part, this.#length);

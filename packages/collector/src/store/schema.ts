@@ -46,6 +46,8 @@ export function storeTables(rawDays: number): StoreTable[] {
       { name: 'sequence', type: 'LONG', key: true },
       { name: 'interval_ms', type: 'INT', key: false },
       { name: 'size_bytes', type: 'INT', key: false },
+      // When the log stored it: late is what came well after its own time. NULL in rows of before this column.
+      { name: 'received', type: 'TIMESTAMP', key: false },
     ],
   };
   return [

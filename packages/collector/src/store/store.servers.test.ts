@@ -64,7 +64,8 @@ function rowsOf(...frames: Sent[]): Rows {
       interval_ms: 1000,
       ...header,
     };
-    rows.add({ ...decode(encodeFrame({ ...frame, tables: tables as Tables })), tenant: 'default', host });
+    const decoded = decode(encodeFrame({ ...frame, tables: tables as Tables }));
+    rows.add({ ...decoded, tenant: 'default', host, received_us: frame.time_us + 7 });
   }
   return rows;
 }
@@ -189,7 +190,7 @@ test('the same rows as those of the official client', async () => {
   for (const [index, host] of hosts.entries()) {
     const frame = { session: '00000000000000ab', sequence: 1, time_us: begin * 1000 + index, interval_ms: 1000 };
     const bytes = encodeFrame({ ...frame, tables: { filesystem: columns } as unknown as Tables });
-    rows.add({ ...decode(bytes), tenant: 'ours', host });
+    rows.add({ ...decode(bytes), tenant: 'ours', host, received_us: frame.time_us });
   }
   await writer.send(rows);
   const names = ['ts', 'host', ...[...table.labels, ...table.fields].map(({ name }) => `"${name}"`)].join();
@@ -249,6 +250,8 @@ test('a frame that is sent again changes nothing', async () => {
   for (let time = 0; time < 3; time++) await writer.send(rows);
   await becomes("SELECT count() FROM cpu WHERE host = 'again'", 2);
   await becomes("SELECT count() FROM frame WHERE host = 'again'", 1);
+  // When the log stored it, seven microseconds after its own time.
+  await becomes("SELECT cast(received AS long) - cast(ts AS long) FROM frame WHERE host = 'again'", 7);
 });
 
 test('a wrong password is said to be that', async () => {
@@ -281,10 +284,16 @@ describe('tables', () => {
   test('are widened by columns that they lack', async () => {
     await query('ALTER TABLE load DROP COLUMN forks_per_second');
     await query('ALTER TABLE cpu_1m DROP COLUMN idle_percent_count');
+    await query('ALTER TABLE frame DROP COLUMN received');
     await becomes(`SELECT count() FROM table_columns('load') WHERE "column" = 'forks_per_second'`, 0);
     await becomes(`SELECT count() FROM table_columns('cpu_1m') WHERE "column" = 'idle_percent_count'`, 0);
+    await becomes(`SELECT count() FROM table_columns('frame') WHERE "column" = 'received'`, 0);
     expect(new Set(await changes())).toEqual(
-      new Set(['the column load.forks_per_second', 'the column cpu_1m.idle_percent_count']),
+      new Set([
+        'the column load.forks_per_second',
+        'the column cpu_1m.idle_percent_count',
+        'the column frame.received',
+      ]),
     );
     // A collector that starts has connections of its own: QuestDB keeps the columns that an older one knows.
     await using fresh = new Writer(settings, () => Promise.resolve(), telemetry);
