@@ -1,8 +1,27 @@
 // Calls to the collector, with its errors as sentences.
 
 import { printable } from '@fleetreel/deploy/local/printable';
-import type { Hosts, Latest, Row, Rows, Series } from '@fleetreel/proto/http';
-import { Live, type LiveClient, Query } from '@fleetreel/proto/services';
+import type {
+  DeadLetter,
+  DeadLetterBytes,
+  DeadLetterOutcome,
+  DeadLetters as DeadLetterPage,
+  Hosts,
+  Latest,
+  Row,
+  Rows,
+  Series,
+} from '@fleetreel/proto/http';
+import {
+  type DeadLetterChoice,
+  type DeadLetterFilter,
+  type DeadLetterMessage,
+  type DeadLetterOutcomeMessage,
+  DeadLetters,
+  Live,
+  type LiveClient,
+  Query,
+} from '@fleetreel/proto/services';
 import { type CallOptions, type ClientReadableStream, credentials, type ServiceError, status } from '@grpc/grpc-js';
 
 /** The collector could not be asked, or refused. The message is one sentence. */
@@ -39,12 +58,14 @@ export class Collector implements Disposable {
   readonly #address: string;
   readonly #query: InstanceType<typeof Query>;
   readonly #live: InstanceType<typeof Live>;
+  readonly #dead: InstanceType<typeof DeadLetters>;
 
   constructor(address: string) {
     this.#address = address;
     const options = { 'grpc.max_receive_message_length': largestAnswer };
     this.#query = new Query(address, credentials.createInsecure(), options);
     this.#live = new Live(address, credentials.createInsecure(), options);
+    this.#dead = new DeadLetters(address, credentials.createInsecure(), options);
   }
 
   /** @throws CallError */
@@ -137,6 +158,46 @@ export class Collector implements Disposable {
     });
   }
 
+  /** Dead letters, the newest first. @throws CallError */
+  deadLetters(filter: DeadLetterFilter): Promise<DeadLetterPage> {
+    return new Promise((resolve, reject) => {
+      this.#dead.ListDeadLetters({ filter }, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({ letters: answer.letters.map(letterOf), before: Number(answer.before) || null });
+      });
+    });
+  }
+
+  /** One dead letter with its bytes. @throws CallError */
+  deadLetter(sequence: number): Promise<DeadLetterBytes> {
+    return new Promise((resolve, reject) => {
+      this.#dead.GetDeadLetter({ sequence }, this.#options(), (error, answer) => {
+        if (error || !answer?.letter) return reject(this.#error(error));
+        resolve({ ...letterOf(answer.letter), base64: answer.content.toString('base64') });
+      });
+    });
+  }
+
+  /** Publishes dead letters again. @throws CallError */
+  redriveDeadLetters(choice: DeadLetterChoice): Promise<DeadLetterOutcome> {
+    return new Promise((resolve, reject) => {
+      this.#dead.RedriveDeadLetters({ choice }, this.#options(), (error, answer) => {
+        if (error || !answer?.outcome) return reject(this.#error(error));
+        resolve(outcomeOf(answer.outcome));
+      });
+    });
+  }
+
+  /** Throws dead letters away. @throws CallError */
+  discardDeadLetters(choice: DeadLetterChoice): Promise<DeadLetterOutcome> {
+    return new Promise((resolve, reject) => {
+      this.#dead.DiscardDeadLetters({ choice }, this.#options(), (error, answer) => {
+        if (error || !answer?.outcome) return reject(this.#error(error));
+        resolve(outcomeOf(answer.outcome));
+      });
+    });
+  }
+
   /** Rows as they arrive, the newest known first, until the signal. @throws CallError */
   async *watch(
     table: string,
@@ -174,6 +235,7 @@ export class Collector implements Disposable {
   [Symbol.dispose](): void {
     this.#query.close();
     this.#live.close();
+    this.#dead.close();
   }
 
   #options(): CallOptions {
@@ -211,6 +273,20 @@ export class Collector implements Disposable {
     }
   }
 }
+
+const letterOf = ({ time_us, original_sequence, size_bytes, ...letter }: DeadLetterMessage): DeadLetter => ({
+  ...letter,
+  sequence: Number(letter.sequence),
+  time: Number(time_us) / 1000,
+  originalSequence: Number(original_sequence),
+  sizeBytes: Number(size_bytes),
+});
+
+const outcomeOf = ({ done, failed, before }: DeadLetterOutcomeMessage): DeadLetterOutcome => ({
+  done,
+  failed: failed.map(({ sequence, reason }) => ({ sequence: Number(sequence), reason })),
+  before: Number(before) || null,
+});
 
 type GrpcRow = {
   time_us: number | string;

@@ -23,13 +23,15 @@ export type Command = {
   summary: string;
   /** Names of the arguments. All have to be given. */
   arguments: readonly string[];
+  /** What stands for further arguments, of which there may be any number; absent where there are none. */
+  rest?: string;
   flags: Readonly<Record<string, Flag>>;
   /** @throws UsageError, CallError */
   run(invocation: Invocation, output: Output, signal: AbortSignal): Promise<void>;
 };
 
 export type Invocation = {
-  /** One value per name of the command's arguments. */
+  /** One value per name of the command's arguments, then the further ones. */
   arguments: readonly string[];
   /** All values that were given for a flag; `['true']` for a switch. */
   flags: ReadonlyMap<string, readonly string[]>;
@@ -99,7 +101,7 @@ export function parse(
   if (flags.has('help')) return undefined;
   const missing = command.arguments[words.length];
   if (missing !== undefined) throw new UsageError(`${missing} is missing: fleetreel ${command.usage}.`);
-  const extra = words[command.arguments.length];
+  const extra = command.rest === undefined ? words[command.arguments.length] : undefined;
   if (extra !== undefined) throw new UsageError(`"${extra}" is one argument too many: fleetreel ${command.usage}.`);
   const address = flags.get('address')?.[0] ?? (environment.FLEETREEL_ADDRESS || '127.0.0.1:7601');
   if (!/^(?:\[[^\]]+\]|[^:/\s]+):\d{1,5}$/.test(address))

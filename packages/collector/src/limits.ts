@@ -51,6 +51,17 @@ export const rollupStepsMax = { '1m': 60, '1h': 48 } as const;
 /** Ranges of a table that wait to be rolled up; beyond, the nearest two become one. */
 export const rollupRangesMax = 64;
 
+/** Room for the headers of a dead letter, bytes: subject and reason. A message with less room is kept without its end. */
+export const deadLetterHeaderBytesMax = 12 * 1024;
+/** Characters of the reason of a dead letter: it may repeat names that are wrong for being long. */
+export const deadReasonCharactersMax = 1000;
+/** Dead letters that are read at once to list some, about: their headers alone. */
+export const deadLettersWindow = 1000;
+/** Dead letters that are looked at for one page of a list; the page says where to continue. */
+export const deadLettersScannedMax = 10_000;
+/** Dead letters of one page, and of one call that publishes them again or throws them away. */
+export const deadLettersMax = 1000;
+
 /** Characters of a piece of the page that Prometheus reads: between two pieces, other work is done. */
 export const exportPieceCharacters = 64 * 1024;
 /** Characters of a label on that page; a longer one is cut: Prometheus keeps each in memory. */

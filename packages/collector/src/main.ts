@@ -12,6 +12,7 @@ import { retryMilliseconds, stopMilliseconds } from '#limits.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { connectLog, type Log, openLog } from '#log/connect.ts';
+import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog, type LogSettings } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
@@ -74,7 +75,7 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => query.close());
     const hub = new Hub(newest);
     closing.push(() => hub.close());
-    faces.open({ query, hub });
+    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
 
     const tables = () => keepTables(settings.questdb, days, telemetry);
     await until(tables, 'questdb', telemetry, signal);

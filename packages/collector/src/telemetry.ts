@@ -7,9 +7,6 @@ export type { Logger } from 'pino';
 /** What the collector can't work without. */
 export type Dependency = 'nats' | 'questdb' | 'ingest';
 
-/** Why a message went to the dead letters. */
-export type DeadReason = 'undecodable' | 'unnamed' | 'future' | 'expired' | 'refused';
-
 const prefix = 'fleetreel_collector';
 
 /** Logger and metrics of one collector. */
@@ -40,6 +37,9 @@ export class Telemetry {
   readonly #dead = this.#counter('dead_letters_total', 'Messages put aside because they could not be stored.', [
     'reason',
   ]);
+  readonly #redriven = this.#counter('dead_letters_redriven_total', 'Dead letters that were published again.');
+  readonly #discarded = this.#counter('dead_letters_discarded_total', 'Dead letters that were thrown away.');
+  readonly #deadKept = this.#gauge('dead_letters', 'Dead letters that the log has.');
   readonly #unknown = this.#counter('unknown_fields_total', 'Fields of frames that this version does not know.');
   readonly #shortened = this.#counter('labels_shortened_total', 'Labels cut because they were too long.');
   readonly #overtaken = this.#counter(
@@ -123,7 +123,19 @@ export class Telemetry {
     this.unusable('questdb', reason);
   }
 
-  deadLetter(reason: DeadReason, subject: string, detail: string): void {
+  redriven(): void {
+    this.#redriven.inc();
+  }
+
+  discarded(): void {
+    this.#discarded.inc();
+  }
+
+  deadLettersKept(count: number): void {
+    this.#deadKept.set(count);
+  }
+
+  deadLetter(reason: string, subject: string, detail: string): void {
     this.#dead.inc({ reason });
     this.log.error({ reason, subject, detail }, 'a message was put aside');
   }

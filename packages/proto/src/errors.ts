@@ -170,6 +170,14 @@ export const errors = {
     detail: 'There is no host "{value}".',
     action: '{suggestion}',
   },
+  dead_letter_not_found: {
+    http: 404,
+    grpc: 'NOT_FOUND',
+    title: 'Dead letter not found',
+    detail: 'There is no dead letter {value}.',
+    action:
+      'List those that there are: it may have been published again, thrown away, or removed by the bounds of the log.',
+  },
   not_found: {
     http: 404,
     grpc: 'UNIMPLEMENTED',

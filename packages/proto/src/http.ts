@@ -137,6 +137,37 @@ export const Series = Type.Object({
 });
 export type Series = Static<typeof Series>;
 
+/** A message that could not be stored, put aside with the reason. */
+const deadLetter = {
+  sequence: Type.Integer({ description: 'Its place in the log, by which it is named' }),
+  time: ms('When it was put aside'),
+  host: Type.String(),
+  reason: Type.String({ description: 'Why: undecodable, unnamed, future, expired, refused, or unknown' }),
+  detail: Type.String({ description: 'One sentence about that' }),
+  subject: Type.String({ description: 'The subject that it came by' }),
+  originalSequence: Type.Integer({ description: 'Its place in the log there; 0 where that is not known' }),
+  tries: Type.Integer({ description: 'How often it was published again in vain' }),
+  sizeBytes: Type.Integer(),
+  cut: Type.Boolean({ description: "Whether only its first bytes were kept: then it can't be published again" }),
+};
+export const DeadLetter = Type.Object(deadLetter);
+export type DeadLetter = Static<typeof DeadLetter>;
+export const DeadLetterBytes = Type.Object({
+  ...deadLetter,
+  base64: Type.String({ description: 'The message itself' }),
+});
+export type DeadLetterBytes = Static<typeof DeadLetterBytes>;
+
+const before = nullable(Type.Integer({ description: 'Where it continues; null at the end' }));
+export const DeadLetters = Type.Object({ letters: Type.Array(DeadLetter), before });
+export type DeadLetters = Static<typeof DeadLetters>;
+export const DeadLetterOutcome = Type.Object({
+  done: Type.Integer({ description: 'How many it was done with' }),
+  failed: Type.Array(Type.Object({ sequence: Type.Integer(), reason: Type.String() })),
+  before,
+});
+export type DeadLetterOutcome = Static<typeof DeadLetterOutcome>;
+
 /** What the console sends over `GET live` (WebSocket): one JSON object per message. */
 export const LiveRequest = Type.Union([
   Type.Object({

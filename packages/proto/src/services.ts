@@ -2,10 +2,16 @@ import { fileURLToPath } from 'node:url';
 import { loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { protoFolder } from '#catalog.ts';
+import type { ProtoGrpcType as DeadLetterTypes } from '#gen/dead_letter.ts';
 import type { ProtoGrpcType as LiveTypes } from '#gen/live.ts';
 import type { ProtoGrpcType as QueryTypes } from '#gen/query.ts';
 import type { ProtoGrpcType as ReplayTypes } from '#gen/replay.ts';
 
+export type { DeadLetter__Output as DeadLetterMessage } from '#gen/fleetreel/v1/DeadLetter.ts';
+export type { DeadLetterChoice, DeadLetterChoice__Output } from '#gen/fleetreel/v1/DeadLetterChoice.ts';
+export type { DeadLetterFilter, DeadLetterFilter__Output } from '#gen/fleetreel/v1/DeadLetterFilter.ts';
+export type { DeadLetterOutcome__Output as DeadLetterOutcomeMessage } from '#gen/fleetreel/v1/DeadLetterOutcome.ts';
+export type { DeadLettersHandlers } from '#gen/fleetreel/v1/DeadLetters.ts';
 export type { LiveClient, LiveHandlers } from '#gen/fleetreel/v1/Live.ts';
 export type { PlayRequest, PlayRequest__Output } from '#gen/fleetreel/v1/PlayRequest.ts';
 export type { PlayResponse, PlayResponse__Output } from '#gen/fleetreel/v1/PlayResponse.ts';
@@ -16,7 +22,7 @@ export type { ReplayClient, ReplayHandlers } from '#gen/fleetreel/v1/Replay.ts';
 
 /** The services' definitions, as the server, its reflection and the clients take them. */
 export const packageDefinition = loadSync(
-  ['query', 'live', 'replay'].map((name) => `fleetreel/v1/${name}.proto`),
+  ['query', 'live', 'replay', 'dead_letter'].map((name) => `fleetreel/v1/${name}.proto`),
   {
     includeDirs: [fileURLToPath(protoFolder)],
     keepCase: true,
@@ -29,5 +35,8 @@ export const packageDefinition = loadSync(
   },
 );
 
-const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes & LiveTypes & ReplayTypes;
-export const { Query, Live, Replay } = types.fleetreel.v1;
+const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes &
+  LiveTypes &
+  ReplayTypes &
+  DeadLetterTypes;
+export const { Query, Live, Replay, DeadLetters } = types.fleetreel.v1;

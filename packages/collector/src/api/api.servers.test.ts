@@ -25,6 +25,7 @@ import { systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { connectLog } from '#log/connect.ts';
+import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
@@ -84,7 +85,7 @@ async function startStack() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
   const address = `127.0.0.1:${faces.grpc.port}`;
   const grpc = new QueryService(address, credentials.createInsecure());
   const live = new Live(address, credentials.createInsecure());
@@ -974,9 +975,20 @@ test('the document describes every route', async () => {
   };
   expect(document.openapi).toBe('3.1.0');
   expect(Object.keys(document.paths).sort()).toEqual(
-    ['catalog', 'hosts', 'hosts/{host}', 'latest', 'live', 'rows', 'series']
+    [
+      'catalog',
+      'dead-letters',
+      'dead-letters/redrive',
+      'dead-letters/{sequence}',
+      'hosts',
+      'hosts/{host}',
+      'latest',
+      'live',
+      'rows',
+      'series',
+    ]
       .map((path) => `/api/v1/${path}`)
-      .concat(['/healthz', '/metrics', '/readyz']),
+      .concat(['/healthz', '/metrics', '/metrics/fleet', '/readyz']),
   );
   for (const operations of Object.values(document.paths))
     for (const { summary, responses } of Object.values(operations)) {

@@ -14,6 +14,7 @@ import { decode, latestRowTime } from '#ingest/decode.ts';
 import {
   ackConfirmMilliseconds,
   batchMessagesMax,
+  deadReasonCharactersMax,
   fetchBytesTarget,
   fetchMessagesMax,
   fetchMessagesMin,
@@ -26,12 +27,12 @@ import {
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { framesOf, holdsFrames } from '#log/frames.ts';
-import { publishDeadLetter } from '#log/publish.ts';
+import { type DeadKind, deadHeaders, publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { consumerName, streamName } from '#log/stream.ts';
 import { PrefixCache, Rows } from '#store/rows.ts';
 import type { Writer } from '#store/writer.ts';
-import { type DeadReason, sentence, type Telemetry } from '#telemetry.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
 
 export type IngestParts = {
   log: Log;
@@ -65,7 +66,7 @@ type Batch = {
 type Part = { message: JsMsg; bytes: Uint8Array; index: number | undefined };
 
 /** What will never be stored, and why. */
-type Dead = { part: Part; kind: DeadReason; reason: string };
+type Dead = { part: Part; kind: DeadKind; reason: string };
 
 /** Reads the log into the store until it is stopped. */
 export class Ingest {
@@ -256,7 +257,7 @@ export class Ingest {
   }
 
   /** Why a frame of this time, with rows up to another, is not taken; undefined when it is. */
-  #outOfTime(time_us: number, rows_us: number): [DeadReason, string] | undefined {
+  #outOfTime(time_us: number, rows_us: number): [DeadKind, string] | undefined {
     const { clock, rawMilliseconds } = this.#parts;
     const now_us = clock.now_us();
     if ((rows_us - now_us) / 1000 > futureMilliseconds)
@@ -348,21 +349,24 @@ export class Ingest {
     const [, , tenant = '', , host = ''] = message.subject.split('.');
     try {
       await Promise.all(
-        letters.map(({ part: { bytes, index }, reason }) =>
+        letters.map(({ part: { bytes, index }, kind, reason }) =>
           publishDeadLetter(log, {
             tenant,
             host,
             subject: index === undefined ? message.subject : subject({ tenant, host, kind: 'frame' }),
             sequence: message.seq,
             index,
+            kind,
             reason,
+            tries: Number(message.headers?.get(deadHeaders.tries)) || 0,
             bytes,
           }),
         ),
       );
       if (letters.some(({ part }) => part.index !== undefined)) message.ack();
-      else message.term(letters[0]?.reason);
-      for (const { kind, reason } of letters) telemetry.deadLetter(kind, message.subject, reason);
+      else message.term(letters[0]?.reason.slice(0, deadReasonCharactersMax));
+      for (const { kind, reason } of letters)
+        telemetry.deadLetter(kind, message.subject, reason.slice(0, deadReasonCharactersMax));
     } catch (cause) {
       telemetry.ingestFailed(cause);
       message.nak(retryMilliseconds.max);

@@ -1,4 +1,5 @@
 // Says when a bound of the log removed messages that no collector had stored.
+import { anySubject } from '@fleetreel/proto';
 import type { Clock } from '#clock.ts';
 import { watchMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
@@ -22,7 +23,8 @@ export async function watchBounds(
         streamName,
         consumerName(store),
       );
-      const { state } = await log.manager.streams.info(streamName);
+      const { state } = await log.manager.streams.info(streamName, { subjects_filter: anySubject('dead') });
+      telemetry.deadLettersKept(Object.values(state.subjects ?? {}).reduce((sum, count) => sum + count, 0));
       telemetry.pending(num_pending + num_ack_pending);
       // The log is shared with messages that no store wants, such as dead letters: of what was removed, no more than what
       // waited was lost. Sequences are never used again.

@@ -1,9 +1,10 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
-import { Live, packageDefinition, Query } from '@fleetreel/proto/services';
+import { DeadLetters, Live, packageDefinition, Query } from '@fleetreel/proto/services';
 import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Face, FaceParts } from '#api/faces.ts';
+import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
 import { queryHandlers } from '#api/grpc/query.ts';
 
@@ -31,8 +32,9 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   const live = liveHandlers(parts);
   server.addService(Query.service, queryHandlers(parts));
   server.addService(Live.service, live.handlers);
+  server.addService(DeadLetters.service, deadLetterHandlers(parts));
   new ReflectionService(packageDefinition).addToServer(server);
-  const services = ['', 'fleetreel.v1.Query', 'fleetreel.v1.Live'];
+  const services = ['', 'fleetreel.v1.Query', 'fleetreel.v1.Live', 'fleetreel.v1.DeadLetters'];
   const health = new HealthImplementation();
   health.addToServer(server);
   const tellHealth = () => {

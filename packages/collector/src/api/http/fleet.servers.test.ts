@@ -8,6 +8,7 @@ import { type Clock, systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { connectLog } from '#log/connect.ts';
+import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
@@ -47,7 +48,7 @@ async function start() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
   const address = `127.0.0.1:${faces.http.port}`;
   return {
     log,

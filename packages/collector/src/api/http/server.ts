@@ -8,6 +8,7 @@ import type { App } from '#api/http/app.ts';
 import { catalogRoutes } from '#api/http/catalog.ts';
 import { compress } from '#api/http/compress.ts';
 import { serveConsole } from '#api/http/console.ts';
+import { deadLetterRoutes } from '#api/http/dead_letters.ts';
 import { docs } from '#api/http/docs.ts';
 import { fleetRoutes } from '#api/http/fleet.ts';
 import { healthRoutes } from '#api/http/health.ts';
@@ -97,6 +98,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
       rowsRoutes(api, parts);
       seriesRoutes(api, parts);
       liveRoutes(api, parts);
+      deadLetterRoutes(api, parts);
     },
     { prefix: '/api/v1' },
   );
