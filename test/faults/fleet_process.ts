@@ -1,7 +1,7 @@
 // Hosts of a fleet in one process: each with its own connection, session, spool, and the publisher of the real agent; only what
 // they sample was recorded before. A program of its own, so that it can be killed as an agent can.
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Clock, systemClock } from '@fleetreel/agent/clock';
@@ -26,11 +26,14 @@ import { frameOf, hostName } from '../bench/fleet.ts';
 import { descriptionOf } from '../frames.ts';
 import type { FleetProcessOptions } from './fleet.ts';
 import { capturedAt, Ledger } from './ledger.ts';
+import { settle } from './settle.ts';
 
 /** Longest wait for the log to acknowledge everything at the end. */
 const stop_ms = 30_000;
 /** What an agent holds in memory by default. */
 const queue = { frames: 1000, bytes: 16 * 1024 * 1024 };
+/** What it holds on disk by default. */
+const spool = { bytes: 256 * 1024 * 1024, age_ms: 24 * 3_600_000, sync_ms: 1000 };
 
 const options = JSON.parse(process.argv[2] ?? '{}') as FleetProcessOptions;
 /** Without what has times of its own: they would be those of the recording. */
@@ -61,12 +64,13 @@ class Host {
     this.#number = number;
     this.#name = hostName(number);
     this.#ledger = ledger;
-    const folder = join(options.spool, this.#name);
-    mkdirSync(folder, { recursive: true });
     this.#publisher = new Publisher({
-      subject: subject({ tenant: defaultTenant, host: this.#name, kind: 'frame' }),
+      tenant: defaultTenant,
+      host: this.#name,
       session: this.#session,
-      bounds: queue,
+      queue,
+      spool: { folder: join(options.spool, this.#name), ...spool },
+      upload_interval_ms: 0,
       clock,
       telemetry: new Telemetry('warn'),
     });
@@ -76,7 +80,7 @@ class Host {
   async run(): Promise<void> {
     const connected = this.#connect();
     await this.#sample();
-    const left = await this.#publisher.stop(stop_ms);
+    const left = await settle(this.#publisher, stop_ms);
     if (left === 0) this.#ledger.ended(this.#name, this.#session);
     else process.stderr.write(`${this.#name}: stopped with ${left} frames that the log has not acknowledged\n`);
     await (await connected)?.close();

@@ -1,11 +1,16 @@
 // A load of simulated hosts: the agent's real publisher with frames that a real agent sampled, many hosts in this process.
+import { mkdtempSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { systemClock } from '@fleetreel/agent/clock';
 import { Publisher } from '@fleetreel/agent/publisher';
 import { Telemetry } from '@fleetreel/agent/telemetry';
-import { anySubject, catalog, decodeFrame, defaultTenant, encodeFrame, type Frame, subject } from '@fleetreel/proto';
+import { anySubject, catalog, decodeFrame, defaultTenant, encodeFrame, type Frame } from '@fleetreel/proto';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { frameOf, hostName } from '../bench/fleet.ts';
+import { settle } from './settle.ts';
 
 /** Hosts that publish over one connection. */
 const hostsPerConnection = 5;
@@ -67,6 +72,8 @@ export class Watch {
 /** Hosts that publish a frame every second, one after the other within it, until it is stopped. */
 export class Load implements AsyncDisposable {
   readonly #captured: readonly Frame[];
+  /** Where the hosts keep what the log does not take. */
+  readonly #folder = mkdtempSync(join(tmpdir(), 'fleetreel-load-'));
   readonly #hosts: SimulatedHost[] = [];
   readonly #connections: NatsConnection[] = [];
   readonly #stopping = new AbortController();
@@ -94,9 +101,17 @@ export class Load implements AsyncDisposable {
       for (let index = first; index < Math.min(first + hostsPerConnection, count); index++) {
         const telemetry = new Telemetry('silent');
         const publisher = new Publisher({
-          subject: subject({ tenant: defaultTenant, kind: 'frame', host: hostName(index) }),
+          tenant: defaultTenant,
+          host: hostName(index),
           session: frameOf(captured, index, 0, 0).session,
-          bounds,
+          queue: bounds,
+          spool: {
+            folder: join(load.#folder, hostName(index)),
+            bytes: 256 * 1024 * 1024,
+            age_ms: 86_400_000,
+            sync_ms: 1000,
+          },
+          upload_interval_ms: 0,
           clock: systemClock,
           telemetry,
         });
@@ -140,7 +155,7 @@ export class Load implements AsyncDisposable {
   async stop(): Promise<number> {
     this.#stopping.abort();
     await this.#running;
-    const left = await Promise.all(this.#hosts.map(({ publisher }) => publisher.stop(30_000)));
+    const left = await Promise.all(this.#hosts.map(({ publisher }) => settle(publisher, 30_000)));
     for (const connection of this.#connections) await connection.close();
     return left.reduce((a, b) => a + b, 0);
   }
@@ -148,7 +163,9 @@ export class Load implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort();
     await this.#running;
+    await Promise.all(this.#hosts.map(({ publisher }) => publisher.stop(0)));
     for (const connection of this.#connections) await connection.close();
+    await rm(this.#folder, { recursive: true, force: true });
   }
 
   async #publish(): Promise<void> {

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { subject } from '@fleetreel/proto';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { systemClock } from '#clock.ts';
-import { checkServers, interval, program, type Settings } from '#config.ts';
+import { checkServers, interval, program, type Settings, uploadInterval } from '#config.ts';
 import { Events } from '#events.ts';
 import { untilAsked } from '#exit.ts';
 import { handOver, type Orders } from '#handover.ts';
@@ -35,6 +35,7 @@ async function start(name: string, settings: Settings, json: boolean): Promise<n
     return await proxy({ settings, clock: systemClock, signal: untilAsked() });
   }
   const interval_ms = interval(settings);
+  const upload_interval_ms = uploadInterval(settings);
   checkServers(settings);
   // Also before sampling: what a source does not like in its settings is said here.
   const rules = loadRules(settings.process.rules);
@@ -54,7 +55,7 @@ async function start(name: string, settings: Settings, json: boolean): Promise<n
     const { check } = await import('#check.ts');
     return check({ settings, identity, session, print: (line) => console.log(line) });
   }
-  const orders = { settings, rules, identity, session, interval_ms };
+  const orders = { settings, rules, identity, session, interval_ms, upload_interval_ms };
   handOver(orders);
   return orders;
 }

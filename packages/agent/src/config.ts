@@ -2,7 +2,7 @@ import { namePattern } from '@fleetreel/proto';
 import { milliseconds } from '@fleetreel/proto/duration';
 import { Duration, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
-import { intervalMilliseconds } from '#limits.ts';
+import { intervalMilliseconds, uploadMillisecondsMax } from '#limits.ts';
 import { withScheme } from '#llm/endpoint.ts';
 import { name, version } from '#program.ts';
 
@@ -30,6 +30,11 @@ const settings = Type.Object({
     }),
   ),
   interval: Duration('5s', { description: 'Time between two samples, from 1s to 300s', examples: ['1s', '60s'] }),
+  upload_interval: Duration('0s', {
+    description:
+      'Time between two uploads of all frames that were sampled since, up to 300s; 0s: each frame is sent at once',
+    examples: ['60s'],
+  }),
   tags: Type.Record(Type.String(), Type.String(), {
     default: {},
     description: 'Tags of this host',
@@ -159,9 +164,26 @@ const settings = Type.Object({
       description: 'Bytes of frames that are kept while the log does not take them; the oldest go first',
     }),
   }),
+  spool: Type.Object({
+    bytes: Type.Integer({
+      default: 256 * 1024 * 1024,
+      minimum: 64 * 1024,
+      description: 'Bytes on disk for frames that the log does not take; the oldest go first',
+    }),
+    age: Duration('24h', {
+      description: 'How long frames are kept on disk for the log to take them',
+      examples: ['72h'],
+    }),
+    sync: Duration('1s', {
+      description:
+        'How long after a frame was written it is synced to the disk; 0s: at once. It survives the end of the agent at any rate',
+      examples: ['0s', '10s'],
+    }),
+  }),
   data: Type.String({
     default: '/var/lib/fleetreel',
-    description: 'Folder of what has to be kept: a machine id, where the system has none',
+    description:
+      'Folder of what has to be kept: frames that the log does not take, and a machine id where the system has none',
   }),
   log: Type.Object({
     level: Type.Union(
@@ -197,6 +219,16 @@ export function interval(checked: Settings): number {
   const { min, max } = intervalMilliseconds;
   if (value < min || value > max)
     throw new SettingsError(`interval: ${checked.interval} is not from ${min / 1000}s to ${max / 1000}s.`);
+  return value;
+}
+
+/** The upload interval, 0 for none. @throws SettingsError where it is too long */
+export function uploadInterval(checked: Settings): number {
+  const value = milliseconds(checked.upload_interval);
+  if (value > uploadMillisecondsMax)
+    throw new SettingsError(
+      `upload_interval: ${checked.upload_interval} is more than ${uploadMillisecondsMax / 1000}s.`,
+    );
   return value;
 }
 

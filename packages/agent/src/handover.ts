@@ -13,6 +13,8 @@ export type Orders = {
   /** 16 hexadecimal digits, random for each start. */
   session: string;
   interval_ms: number;
+  /** 0: none. */
+  upload_interval_ms: number;
 };
 
 const variable = 'FLEETREEL_AGENT_ORDERS';

@@ -56,6 +56,7 @@ test('a description is whole and survives the way through the log', async () => 
     session: '0123456789abcdef',
     time_us: 1_795_238_811_539_000,
     interval_ms: 5000,
+    upload_interval_ms: 60_000,
     agent_version: '1.2.3',
   };
   const description = await describeHost(identity, { ...more, tags: { rack: 'a3' } });

@@ -96,7 +96,7 @@ const machineProgram = join(import.meta.dirname, `machine${extname(import.meta.f
  */
 export async function describe(
   identity: Identity,
-  more: { session: string; time_us: number; agent_version: string; interval_ms: number; tags: Record<string, string> },
+  more: Pick<HostDescription, 'session' | 'time_us' | 'agent_version' | 'interval_ms' | 'upload_interval_ms' | 'tags'>,
 ): Promise<HostDescription> {
   const { stdout } = await promisify(execFile)(process.execPath, [machineProgram], {
     timeout: describeAnswerMilliseconds,
@@ -111,7 +111,6 @@ export async function describe(
     machine_id: identity.machineId,
     boot_id: identity.bootId,
     dmi_uuid: identity.dmiUuid,
-    upload_interval_ms: 0,
     platform: process.platform,
     architecture: process.arch,
     ...(JSON.parse(stdout) as Machine),

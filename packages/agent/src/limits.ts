@@ -7,6 +7,36 @@ export const publishWindowFrames = 128;
 /** How long a frame is kept beyond its acknowledgement: longer than the log's sync_interval of 1 s. */
 export const keepAcknowledgedMilliseconds = 3000;
 
+/** A file of the spool: about fifty frames. It is sent again as a whole when the agent ends while it is being sent. */
+export const segmentBytesMax = 1024 * 1024;
+
+/** A file of another session is left alone until nobody has written to it for so long: an agent that is displaced may still be ending. */
+export const segmentQuietMilliseconds = 5000;
+
+/** Without an acknowledgement for so long a frame goes to the spool, too: the slowest links answer sooner. */
+export const overdueMilliseconds = 2000;
+
+/**
+ * Bytes of frames that a batch from the spool brings, before compression: more where the log answers at once, less where it takes
+ * long, so that a live frame never waits long behind one.
+ */
+export const drainBatchBytes = { min: 64 * 1024, max: 1024 * 1024 } as const;
+
+/** A batch that was answered within the first makes the next one larger; one that took longer than the second, smaller. */
+export const drainAnswerMilliseconds = { quick: 250, slow: 1000 } as const;
+
+/**
+ * Bytes of frames a second that leave the spool, before compression: eight hours of 20 kB every 5 s in two minutes, for 1 % of a core.
+ * A log that is busy is given as long a pause as it took to answer.
+ */
+export const drainBytesPerSecond = 1024 * 1024;
+
+/** The longest that stopping waits for the spool: a disk that hangs must not keep the process. */
+export const stopSpoolMilliseconds = 3000;
+
+/** The longest interval at which frames are sent. */
+export const uploadMillisecondsMax = 300_000;
+
 /** Runs of lost frames that are told of at a time: losses come in long runs, and each frame of an outage carries them all. */
 export const lossRowsMax = 64;
 
@@ -199,6 +229,8 @@ export const engineEventBytesMax = 1024 * 1024;
 export const engineContainersMax = 10_000;
 
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
+assert(overdueMilliseconds < acknowledgeMilliseconds, 'a frame is on disk before it is given up to be sent again');
+assert(drainAnswerMilliseconds.slow < acknowledgeMilliseconds);
 assert(graphicsMilliseconds < describeAnswerMilliseconds, 'a description comes without what hangs');
 assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is done before it is tried again');
 assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);

@@ -18,13 +18,14 @@ async function main(): Promise<number> {
   return typeof answer === 'number' ? answer : await sample(answer);
 }
 
-function sample({ settings, rules, identity, session, interval_ms }: Orders): Promise<number> {
+function sample({ settings, rules, identity, session, interval_ms, upload_interval_ms }: Orders): Promise<number> {
   const events = new Events(systemClock);
   return run({
     settings,
     identity,
     session,
     interval_ms,
+    upload_interval_ms,
     sources: systemSources(settings, rules, events).chosen,
     events,
     clock: systemClock,

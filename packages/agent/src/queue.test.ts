@@ -11,18 +11,18 @@ function queueOf(sequences: readonly number[], bounds = { frames: 10, bytes: 100
 
 const takeAll = (queue: Queue): QueuedFrame[] => {
   const taken: QueuedFrame[] = [];
-  for (let frame = queue.take(); frame; frame = queue.take()) taken.push(frame);
+  for (let frame = queue.take(0); frame; frame = queue.take(0)) taken.push(frame);
   return taken;
 };
 const sequences = (frames: readonly QueuedFrame[]) => frames.map(({ sequence }) => sequence);
 
 test('frames leave in order, each once, and one that did not arrive goes before all newer ones', () => {
   const queue = queueOf([1, 2, 3, 4]);
-  const [first, second] = [queue.take()!, queue.take()!];
+  const [first, second] = [queue.take(0)!, queue.take(0)!];
   expect(sequences([first, second])).toEqual([1, 2]);
   queue.putBack(first);
   expect(sequences(takeAll(queue))).toEqual([1, 3, 4]);
-  expect(queue.take()).toBe(undefined);
+  expect(queue.take(0)).toBe(undefined);
 });
 
 test('a frame is forgotten only some time after its acknowledgement; until then it is sent again with the rest', () => {
@@ -52,7 +52,7 @@ test('an acknowledged frame behind one that waits is not forgotten before it', (
 
 test('at the bound of frames the oldest go, and only those count as dropped that were never acknowledged', () => {
   const queue = queueOf([1], { frames: 2, bytes: 1000 });
-  queue.acknowledge(queue.take()!, 0);
+  queue.acknowledge(queue.take(0)!, 0);
   queue.append(2, 1, bytes(10), 0);
   expect(queue.append(3, 1, bytes(10), 0)).toEqual({ dropped: [], bound: 'frames' });
   expect(queue.append(4, 1, bytes(10), 0)).toMatchObject({ dropped: [{ sequence: 2 }], bound: 'frames' });
@@ -61,7 +61,7 @@ test('at the bound of frames the oldest go, and only those count as dropped that
 
 test('a frame that was given up under way is not counted a second time when it arrives after all', () => {
   const queue = queueOf([1], { frames: 1, bytes: 1000 });
-  const first = queue.take()!;
+  const first = queue.take(0)!;
   expect(queue.append(2, 1, bytes(10), 0).dropped).toEqual([first]);
   expect(queue.acknowledge(first, 0)).toBe(false);
   queue.putBack(first);

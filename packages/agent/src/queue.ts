@@ -7,6 +7,10 @@ export type QueuedFrame = {
   /** Monotonic milliseconds. */
   readonly queuedAt_ms: number;
   state: 'waiting' | 'taken' | 'acknowledged' | 'given up';
+  /** Monotonic milliseconds at which it was sent last; undefined before the first time. */
+  sentAt_ms: number | undefined;
+  /** Whether it is on disk, too. */
+  spooled: 'no' | 'writing' | 'yes';
   /** Monotonic milliseconds of the newest acknowledgement; undefined before the first. */
   acknowledgedAt_ms: number | undefined;
 };
@@ -42,7 +46,7 @@ export class Queue {
     return { frames, bytes, oldest_ms };
   }
 
-  /** Adds a frame; returns those never acknowledged that had to go, and for which bound. */
+  /** Adds a frame; returns those neither acknowledged nor on their way to the disk that had to go, and for which bound. */
   append(
     sequence: number,
     time_us: number,
@@ -55,6 +59,8 @@ export class Queue {
       bytes,
       queuedAt_ms: now_ms,
       state: 'waiting',
+      sentAt_ms: undefined,
+      spooled: 'no',
       acknowledgedAt_ms: undefined,
     });
     this.#bytes += bytes.length;
@@ -67,17 +73,19 @@ export class Queue {
       const [oldest] = this.#removeFirst(1);
       if (oldest === undefined || oldest.acknowledgedAt_ms !== undefined) continue;
       oldest.state = 'given up';
-      dropped.push(oldest);
+      if (oldest.spooled === 'no') dropped.push(oldest);
     }
     return { dropped, bound };
   }
 
   /** The oldest frame that is to be sent: it counts as under way until it is acknowledged or put back. */
-  take(): QueuedFrame | undefined {
+  take(now_ms: number): QueuedFrame | undefined {
     while (this.#searchFrom < this.#frames.length) {
       const frame = this.#frames[this.#searchFrom++];
-      if (frame?.state !== 'waiting') continue;
+      // One that was never sent, and is on its way to the disk, is sent from there.
+      if (frame?.state !== 'waiting' || (frame.sentAt_ms === undefined && frame.spooled !== 'no')) continue;
       frame.state = 'taken';
+      frame.sentAt_ms = now_ms;
       return frame;
     }
     return undefined;
@@ -99,6 +107,44 @@ export class Queue {
     this.#searchFrom = 0;
   }
 
+  /** Whether a frame waits for its acknowledgement that was made, or sent, before this time. */
+  isOverdue(before_ms: number): boolean {
+    return this.#frames.some(
+      ({ state, sentAt_ms, queuedAt_ms }) => state !== 'acknowledged' && (sentAt_ms ?? queuedAt_ms) < before_ms,
+    );
+  }
+
+  /** Whether a frame that is on disk may arrive without it: it was sent, and not acknowledged yet. */
+  get isAmbiguous(): boolean {
+    return this.#frames.some(
+      ({ state, sentAt_ms, spooled }) => spooled !== 'no' && sentAt_ms !== undefined && state !== 'acknowledged',
+    );
+  }
+
+  /** The frames that the log has not acknowledged and that are not on disk: they count as on their way there. */
+  toSpool(): QueuedFrame[] {
+    const frames = this.#frames.filter(({ state, spooled }) => state !== 'acknowledged' && spooled === 'no');
+    for (const frame of frames) frame.spooled = 'writing';
+    return frames;
+  }
+
+  /** Frames that neither the log nor the disk has. */
+  get unsaved(): number {
+    return this.#frames.filter(({ state, spooled }) => state !== 'acknowledged' && spooled !== 'yes').length;
+  }
+
+  /** Frames are on disk: those that were never sent are sent from there. */
+  spooled(frames: readonly QueuedFrame[]): void {
+    for (const frame of frames) frame.spooled = 'yes';
+    this.#keep(({ sentAt_ms, spooled }) => sentAt_ms !== undefined || spooled !== 'yes');
+  }
+
+  /** The disk did not take them. */
+  notSpooled(frames: readonly QueuedFrame[]): void {
+    for (const frame of frames) frame.spooled = 'no';
+    this.#searchFrom = 0;
+  }
+
   /** Everything that is still here is to be sent again: the server may have lost what it had not synced. */
   putAllBack(): void {
     for (const frame of this.#frames) frame.state = 'waiting';
@@ -116,6 +162,12 @@ export class Queue {
   /** Forgets everything; returns how many frames that was. */
   clear(): number {
     return this.#removeFirst(this.#frames.length).length;
+  }
+
+  #keep(isKept: (frame: QueuedFrame) => boolean): void {
+    this.#frames = this.#frames.filter(isKept);
+    this.#bytes = this.#frames.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    this.#searchFrom = 0;
   }
 
   #removeFirst(count: number): QueuedFrame[] {

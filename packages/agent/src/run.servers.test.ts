@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { decodeFrame, decodeHostDescription, decodeHostRefusal, hostKey, parseSubject } from '@fleetreel/proto';
+import { decodeBatch } from '@fleetreel/proto/batch';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { freePort, type Program, startProgram } from '@fleetreel/test/servers/program';
 import { jetstreamManager, RetentionPolicy, StorageType } from '@nats-io/jetstream';
@@ -35,8 +36,16 @@ async function makeStream(to = connection): Promise<void> {
   });
 }
 
+/** A folder for what an agent keeps. */
+function dataFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-data-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+  return folder;
+}
+
 async function agent(host: string, ...flags: string[]): Promise<Program> {
-  const args = ['run', '--host', host, '--interval', '1s', '--nats-url', nats.url, ...flags];
+  const data = flags.includes('--data') ? [] : ['--data', dataFolder()];
+  const args = ['run', '--host', host, '--interval', '1s', '--nats-url', nats.url, ...data, ...flags];
   const program = await startProgram(main, args, {});
   onTestFinished(async () => void (await program.kill()));
   return program;
@@ -60,7 +69,7 @@ function bootedAs(bootId: string): string[] {
   return ['--machine-id', 'cccccccccccc', '--roots-proc', folder];
 }
 
-/** Every message of a kind that the log has of a host, oldest first. */
+/** Every message of a kind that the log has of a host, oldest first; of frames also those that came in batches. */
 async function messages(kind: 'frame' | 'host' | 'refusal', host: string, of = connection): Promise<Uint8Array[]> {
   const manager = await jetstreamManager(of);
   const { state } = await manager.streams.info('FRAMES');
@@ -68,7 +77,9 @@ async function messages(kind: 'frame' | 'host' | 'refusal', host: string, of = c
   for (let seq = Math.max(state.first_seq, 1); seq <= state.last_seq; seq++) {
     const message = await manager.streams.getMessage('FRAMES', { seq });
     const address = message && parseSubject(message.subject);
-    if (address?.kind === kind && address.host === host) found.push(message!.data);
+    if (address?.host !== host) continue;
+    if (address.kind === kind) found.push(message!.data);
+    else if (address.kind === 'batch' && kind === 'frame') found.push(...decodeBatch(message!.data));
   }
   return found;
 }
@@ -85,7 +96,7 @@ test('frames come without gaps, also those from before there was a stream, and a
   one.signal('SIGHUP');
   await setTimeout(1500);
   expect(await one.stop()).toEqual({ code: 0, signal: null });
-  const got = await sequences('early');
+  const got = (await sequences('early')).toSorted((a, b) => a - b);
   expect(got).toEqual(count(got.length));
   const frame = decodeFrame((await messages('frame', 'early')).at(-1)!);
   expect(frame.interval_ms).toBe(1000);
@@ -112,21 +123,49 @@ test('what is sampled before NATS is there comes, too', async () => {
   await using own = await connect({ servers: late.url });
   await makeStream(own);
   const frames = async () => (await messages('frame', 'first', own)).map(decodeFrame);
-  await expect.poll(async () => (await frames()).at(-1)?.time_us, { timeout: 20_000 }).toBeGreaterThan(started_us);
+  const times = async () => (await frames()).map(({ time_us }) => time_us);
+  await expect.poll(async () => Math.max(...(await times())), { timeout: 20_000 }).toBeGreaterThan(started_us);
+  await expect.poll(async () => Math.min(...(await times())), { timeout: 20_000 }).toBeLessThan(start_us + 3_000_000);
   expect(await one.stop()).toEqual({ code: 0, signal: null });
   const got = await frames();
+  got.sort((a, b) => a.sequence - b.sequence);
   expect(got.map(({ sequence }) => sequence)).toEqual(count(got.length));
   expect(got[0]?.time_us).toBeGreaterThan(begin_us);
   expect(got[0]?.time_us).toBeLessThan(start_us + 3_000_000);
   expect(got.at(-1)?.tables.agent?.frames_dropped_total).toEqual([0]);
 });
 
-test('an agent that is stopped while NATS is away ends within its bound and says what it leaves', async () => {
-  const one = await agent('alone', '--nats-url', `nats://127.0.0.1:${await freePort()}`);
-  await one.line(/"msg":"sampling"/);
-  await setTimeout(2500);
-  expect(await one.stop()).toEqual({ code: 0, signal: null });
-  expect(one.lines.join('\n')).toMatch(/"frames":\d+.*stopped with frames that the log has not acknowledged/);
+test('what an agent has while NATS is away survives its stop and its kill, and comes after the next start', async () => {
+  const port = await freePort();
+  const flags = ['--data', dataFolder(), '--nats-url', `nats://127.0.0.1:${port}`];
+  const ends: ((one: Program) => Promise<unknown>)[] = [(one) => one.stop(), (one) => one.kill()];
+  for (const end of ends) {
+    const one = await agent('alone', ...flags);
+    await one.line(/"msg":"sampling"/);
+    await setTimeout(3500);
+    await end(one);
+    if (end === ends[0]) {
+      expect(await one.exited).toEqual({ code: 0, signal: null });
+      expect(one.lines.join('\n')).toMatch(/"frames":\d+.*stopped with frames in the spool/);
+    }
+  }
+  await using late = await startNats({ port });
+  await using own = await connect({ servers: late.url });
+  await makeStream(own);
+  const last = await agent('alone', ...flags);
+  await last.line(/frames of before are in the spool/);
+  const frames = async () =>
+    Map.groupBy((await messages('frame', 'alone', own)).map(decodeFrame), (one) => one.session);
+  await expect.poll(async () => (await frames()).size, { timeout: 30_000 }).toBe(3);
+  await expect
+    .poll(async () => (await frames()).values().toArray().at(-1)?.length, { timeout: 20_000 })
+    .toBeGreaterThan(1);
+  await last.stop();
+  for (const [, ofSession] of await frames()) {
+    const sequences = ofSession.map(({ sequence }) => sequence);
+    expect(sequences.length).toBeGreaterThan(1);
+    expect(sequences.toSorted((a, b) => a - b)).toEqual(count(sequences.length));
+  }
 });
 
 test('nats-server killed for ten seconds leaves no hole and nothing twice', async () => {

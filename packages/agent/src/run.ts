@@ -6,6 +6,7 @@ import {
   type HostRefusal,
   subject,
 } from '@fleetreel/proto';
+import { milliseconds } from '@fleetreel/proto/duration';
 import { jetstream } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { type Claim, HostName } from '#claim.ts';
@@ -27,6 +28,7 @@ import { untilItSucceeds } from '#retry.ts';
 import { Sampler } from '#sampler.ts';
 import { selfReport } from '#self.ts';
 import type { Source } from '#source.ts';
+import { spoolFolder } from '#spool.ts';
 import { Telemetry } from '#telemetry.ts';
 
 export type RunOptions = {
@@ -35,6 +37,7 @@ export type RunOptions = {
   /** 16 hexadecimal digits, random for each start. */
   session: string;
   interval_ms: number;
+  upload_interval_ms: number;
   sources: readonly Source[];
   events: Events;
   clock: Clock;
@@ -52,14 +55,22 @@ type Agent = RunOptions & { telemetry: Telemetry };
  * the name is lost; returns the exit code.
  */
 export async function run(options: RunOptions): Promise<number> {
-  const { settings, identity, session, interval_ms, sources, events, clock } = options;
+  const { settings, identity, session, interval_ms, upload_interval_ms, sources, events, clock } = options;
   const telemetry = new Telemetry(settings.log.level);
   const ended = new AbortController();
   const signal = AbortSignal.any([options.signal, ended.signal]);
   const publisher = new Publisher({
-    subject: subject({ tenant: settings.tenant, host: identity.host, kind: 'frame' }),
+    tenant: settings.tenant,
+    host: identity.host,
     session,
-    bounds: settings.queue,
+    queue: settings.queue,
+    spool: {
+      folder: spoolFolder(settings, identity.host),
+      bytes: settings.spool.bytes,
+      age_ms: milliseconds(settings.spool.age),
+      sync_ms: milliseconds(settings.spool.sync),
+    },
+    upload_interval_ms,
     clock,
     telemetry,
   });
@@ -223,10 +234,10 @@ class Holding {
   }
 
   #description(): Promise<HostDescription> {
-    const { settings, identity, session, interval_ms, clock } = this.#agent;
+    const { settings, identity, session, interval_ms, upload_interval_ms, clock } = this.#agent;
     const { tags } = settings;
     const time_us = clock.now_us();
-    return describe(identity, { session, time_us, agent_version: version, interval_ms, tags });
+    return describe(identity, { session, time_us, agent_version: version, interval_ms, upload_interval_ms, tags });
   }
 
   /** Sends a message until the log has taken it, or the agent ends. */

@@ -23,7 +23,7 @@ export function selfReport(
     cpu_us = user + system;
     at_ms = now_ms;
     const { rss, heapUsed } = process.memoryUsage();
-    const waiting = publisher.waiting;
+    const { waiting, spooled } = publisher;
     return {
       version: [version],
       ...singleRow<Omit<Agent, 'version'>>({
@@ -40,6 +40,11 @@ export function selfReport(
         publish_latency_seconds: telemetry.takePublishLatency(),
         reconnects_total: telemetry.reconnects,
         events_dropped_total: events.dropped,
+        spool_frames_count: spooled.frames,
+        spool_bytes: spooled.bytes,
+        spool_age_seconds: spooled.age_ms / 1000,
+        spool_dropped_frames_total: telemetry.spoolFramesDropped,
+        spool_corrupt_records_total: telemetry.spoolRecordsCorrupt,
       }),
     };
   };

@@ -7,6 +7,8 @@ export class Telemetry {
   ticksSkipped = 0;
   framesPublished = 0;
   framesDropped = 0;
+  spoolFramesDropped = 0;
+  spoolRecordsCorrupt = 0;
   reconnects = 0;
   requestsRefused = 0;
   connectionsDropped = 0;
@@ -50,6 +52,11 @@ export class Telemetry {
     this.#latencies++;
   }
 
+  /** Frames of the spool that have arrived. */
+  framesDrained(count: number): void {
+    this.framesPublished += count;
+  }
+
   framesGivenUp(count: number, bound: 'frames' | 'bytes'): void {
     // One line for the first and for each hundredth: an outage of hours makes thousands.
     if (
@@ -61,6 +68,46 @@ export class Telemetry {
         'the queue is full: the oldest frames are given up',
       );
     this.framesDropped += count;
+  }
+
+  /** The folder of the spool does not take what is written; frames stay in memory. */
+  spoolFailed(folder: string, reason: string): void {
+    this.#log.error(
+      { folder, reason },
+      'the spool can not be written: frames stay in memory, within the bounds of the queue',
+    );
+  }
+
+  spoolHealed(folder: string): void {
+    this.#log.info({ folder }, 'the spool can be written');
+  }
+
+  spoolUnreadable(path: string, reason: string): void {
+    this.spoolRecordsCorrupt++;
+    this.#log.error({ path, reason }, 'a part of the spool can not be read or removed');
+  }
+
+  spoolDamaged(path: string, offset: number): void {
+    this.spoolRecordsCorrupt++;
+    this.#log.error({ path, offset }, 'frames in the spool are damaged; those before and behind them are good');
+  }
+
+  spoolDropped(frames: number, cause: string): void {
+    this.spoolFramesDropped += frames;
+    this.#log.error(
+      { frames, cause, dropped: this.spoolFramesDropped },
+      'the spool is full: the oldest frames are given up',
+    );
+  }
+
+  /** What was found of sessions before. */
+  spoolFound(frames: number, bytes: number): void {
+    this.#log.info({ frames, bytes }, 'frames of before are in the spool; they are sent when the log takes them');
+  }
+
+  /** Frames that are on disk when the agent ends; the next start sends them. */
+  keptInSpool(frames: number): void {
+    this.#log.info({ frames }, 'stopped with frames in the spool; they are sent after the next start');
   }
 
   frameTooLarge(bytes: number, limit: number): void {
