@@ -18,11 +18,23 @@ import {
   type DeadLetterMessage,
   type DeadLetterOutcomeMessage,
   DeadLetters,
+  type FollowResponse__Output,
   Live,
   type LiveClient,
+  type PlayRequest,
+  type PlayResponse__Output,
+  type PlayStart,
   Query,
+  Replay,
 } from '@fleetreel/proto/services';
-import { type CallOptions, type ClientReadableStream, credentials, type ServiceError, status } from '@grpc/grpc-js';
+import {
+  type CallOptions,
+  type ClientDuplexStream,
+  type ClientReadableStream,
+  credentials,
+  type ServiceError,
+  status,
+} from '@grpc/grpc-js';
 
 /** The collector could not be asked, or refused. The message is one sentence. */
 export class CallError extends Error {
@@ -53,12 +65,21 @@ export type Update = {
   skipped: number;
 };
 
+/** A replay on its way: what it sends, and what it is told. */
+export type Play = {
+  messages: AsyncIterable<PlayResponse__Output>;
+  send(request: PlayRequest): void;
+  /** Nothing more is told: it plays to its end. */
+  end(): void;
+};
+
 /** A connection to one collector. Answers have the shapes of the HTTP contract. */
 export class Collector implements Disposable {
   readonly #address: string;
   readonly #query: InstanceType<typeof Query>;
   readonly #live: InstanceType<typeof Live>;
   readonly #dead: InstanceType<typeof DeadLetters>;
+  readonly #replay: InstanceType<typeof Replay>;
 
   constructor(address: string) {
     this.#address = address;
@@ -66,6 +87,7 @@ export class Collector implements Disposable {
     this.#query = new Query(address, credentials.createInsecure(), options);
     this.#live = new Live(address, credentials.createInsecure(), options);
     this.#dead = new DeadLetters(address, credentials.createInsecure(), options);
+    this.#replay = new Replay(address, credentials.createInsecure(), options);
   }
 
   /** @throws CallError */
@@ -232,10 +254,44 @@ export class Collector implements Disposable {
     }
   }
 
+  /** Plays a range; the messages come at the pace at which they are taken. */
+  play(start: PlayStart, signal: AbortSignal): Play {
+    const stream = this.#replay.Play();
+    stream.write({ start });
+    return {
+      messages: this.#messages<PlayResponse__Output>(stream, signal),
+      send: (request) => void stream.write(request),
+      end: () => void stream.end(),
+    };
+  }
+
+  /** Frames since a time or a token, then those that arrive, until the signal. @throws CallError */
+  follow(question: Parameters<InstanceType<typeof Live>['Follow']>[0], signal: AbortSignal) {
+    return this.#messages<FollowResponse__Output>(this.#live.Follow(question), signal);
+  }
+
+  /** What a stream brings until it ends or the signal. @throws CallError */
+  async *#messages<Message>(
+    stream: ClientReadableStream<Message> | ClientDuplexStream<PlayRequest, Message>,
+    signal: AbortSignal,
+  ): AsyncGenerator<Message> {
+    const cancel = () => stream.cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+    try {
+      yield* stream as AsyncIterable<Message>;
+    } catch (error) {
+      if (!signal.aborted) throw this.#error(error as ServiceError);
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      stream.cancel();
+    }
+  }
+
   [Symbol.dispose](): void {
     this.#query.close();
     this.#live.close();
     this.#dead.close();
+    this.#replay.close();
   }
 
   #options(): CallOptions {

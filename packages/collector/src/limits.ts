@@ -92,3 +92,24 @@ assert(
   2 * workingMilliseconds < ackWaitMilliseconds,
   'messages that wait are reported before they are delivered again',
 );
+
+/** Replays and cursors that are open at once, over all faces: each holds the buffers below. */
+export const replaySessionsMax = 32;
+/** How far a frame's storing may be from its own time for it to be played in the order of its own time, milliseconds: a reader looks this far ahead. */
+export const orderMilliseconds = 10_000;
+/** Bytes of frames that are looked ahead for their order; beyond, the earliest are played. */
+export const orderBytesMax = 32 * 1024 * 1024;
+/** Late batches that a replay knows of; beyond, its range has to be shorter. */
+export const lateBatchesMax = 100_000;
+/** Bytes of late batches kept open, uncompressed: as many as one host in fifty has of an hour. */
+export const lateCacheBytesMax = 64 * 1024 * 1024;
+/** Stretches of sequences that a replay remembers as played; beyond, those of the session that is longest known are forgotten. */
+export const seenStretchesMax = 1_000_000;
+/** Frames rebuilt from the store at once: some thousands of rows of each table. */
+export const rebuiltFramesMax = 500;
+/** Bytes of frames in one message to a reader: grpc-js is slow for each message. */
+export const replayMessageBytes = 128 * 1024;
+/** A replay that is paused, or at its end, and was told nothing for so long is ended, milliseconds. */
+export const replayIdleMilliseconds = 3_600_000;
+/** How far before its token a cursor reads what it has given already, milliseconds: the log's duplicate window. */
+export const cursorOverlapMilliseconds = 2 * 60_000;

@@ -16,6 +16,7 @@ import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog, type LogSettings } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
+import { Replays } from '#replay/replays.ts';
 import { execute, StatementError } from '#store/admin.ts';
 import { Reader } from '#store/reader.ts';
 import { Rollups } from '#store/rollup.ts';
@@ -75,7 +76,8 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => query.close());
     const hub = new Hub(newest);
     closing.push(() => hub.close());
-    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
+      const replays = new Replays({ log, reader, clock, telemetry });
+    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays });
 
     const tables = () => keepTables(settings.questdb, days, telemetry);
     await until(tables, 'questdb', telemetry, signal);

@@ -51,6 +51,8 @@ export class Telemetry {
     'result',
   ]);
   readonly #rollupSeconds = this.#counter('rollup_duration_seconds_total', 'Time spent filling roll-ups.');
+  readonly #replays = this.#gauge('replay_sessions', 'Replays and cursors that are open.', ['kind']);
+  readonly #replayed = this.#counter('replay_frames_total', 'Frames sent to replays and cursors.');
   readonly #up = this.#gauge('dependency_up', '1 when it can be used, else 0.', ['dependency']);
 
   constructor(level: string) {
@@ -160,6 +162,16 @@ export class Telemetry {
   ingestFailed(cause: unknown): void {
     this.#ingestErrors.inc();
     this.unusable('ingest', sentence(cause));
+  }
+
+  /** A replay or a cursor was opened; returns what to call when it ends. */
+  replaying(kind: 'replay' | 'cursor'): () => void {
+    this.#replays.inc({ kind });
+    return () => this.#replays.dec({ kind });
+  }
+
+  replayed(frames: number): void {
+    this.#replayed.inc(frames);
   }
 
   rolledUp(statements: number, seconds: number): void {

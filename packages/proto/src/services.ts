@@ -12,6 +12,8 @@ export type { DeadLetterChoice, DeadLetterChoice__Output } from '#gen/fleetreel/
 export type { DeadLetterFilter, DeadLetterFilter__Output } from '#gen/fleetreel/v1/DeadLetterFilter.ts';
 export type { DeadLetterOutcome__Output as DeadLetterOutcomeMessage } from '#gen/fleetreel/v1/DeadLetterOutcome.ts';
 export type { DeadLettersHandlers } from '#gen/fleetreel/v1/DeadLetters.ts';
+export type { FollowRequest__Output } from '#gen/fleetreel/v1/FollowRequest.ts';
+export type { FollowResponse, FollowResponse__Output } from '#gen/fleetreel/v1/FollowResponse.ts';
 export type { LiveClient, LiveHandlers } from '#gen/fleetreel/v1/Live.ts';
 export type { PlayRequest, PlayRequest__Output } from '#gen/fleetreel/v1/PlayRequest.ts';
 export type { PlayResponse, PlayResponse__Output } from '#gen/fleetreel/v1/PlayResponse.ts';

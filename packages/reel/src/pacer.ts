@@ -104,7 +104,7 @@ export class Pacer {
       const late = new AbortController();
       const either = AbortSignal.any([signal, late.signal]);
       try {
-        await Promise.race([this.#clock.sleep(Math.min(left, timerMillisecondsMax), either), changed]);
+        await Promise.race([this.#clock.sleep(Math.min(Math.max(left, 0), timerMillisecondsMax), either), changed]);
       } finally {
         late.abort();
       }

@@ -29,6 +29,7 @@ import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
+import { Replays } from '#replay/replays.ts';
 import { Reader } from '#store/reader.ts';
 import { rollupStatement } from '#store/rollup.ts';
 import { keepTables } from '#store/schema.ts';
@@ -85,7 +86,7 @@ async function startStack() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays: new Replays({ log, reader, clock: systemClock, telemetry }) });
   const address = `127.0.0.1:${faces.grpc.port}`;
   const grpc = new QueryService(address, credentials.createInsecure());
   const live = new Live(address, credentials.createInsecure());

@@ -4,10 +4,11 @@ import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Hub } from '#live/hub.ts';
 import type { DeadLetters } from '#log/dead.ts';
 import type { Query } from '#query/query.ts';
+import type { Replays } from '#replay/replays.ts';
 import type { Telemetry } from '#telemetry.ts';
 
 /** What can be asked once the log is reached. */
-export type Rooms = { query: Query; hub: Hub; deadLetters: DeadLetters };
+export type Rooms = { query: Query; hub: Hub; deadLetters: DeadLetters; replays: Replays };
 
 /** What a face serves. */
 export type FaceParts = {

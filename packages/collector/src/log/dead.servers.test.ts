@@ -23,6 +23,7 @@ import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { consumerName, keepLog, streamName } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
+import { Replays } from '#replay/replays.ts';
 import { execute } from '#store/admin.ts';
 import { Reader } from '#store/reader.ts';
 import { keepTables } from '#store/schema.ts';
@@ -64,7 +65,7 @@ async function start() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays: new Replays({ log, reader, clock: systemClock, telemetry }) });
   return {
     log,
     url: `http://127.0.0.1:${faces.http.port}/api/v1/dead-letters`,

@@ -124,6 +124,31 @@ export function newestRows(
   };
 }
 
+/** Hosts (none means all) and a range of time, microseconds, the end exclusive. */
+type Span = { tenant: string; hosts: readonly string[]; from_us: number; to_us: number };
+
+/** The first frames of a span in the order of time: ts, host, session, sequence, interval_ms. */
+export function frameHeads(span: Span, limit: number): Statement {
+  const { where, values } = within(span);
+  return {
+    text: `SELECT ts, host, session, sequence, interval_ms FROM "frame" WHERE ${where} ORDER BY ts, host, session, sequence LIMIT ${whole(limit)}`,
+    values,
+  };
+}
+
+/** All rows of a table in a span: ts, host, labels, then fields, in the order of the catalogue. */
+export function rowsOf(table: Table, span: Span): Statement {
+  const { where, values } = within(span);
+  const columns = ['ts', 'host', ...[...table.labels, ...table.fields].map(({ name }) => quote(name))];
+  return { text: `SELECT ${columns.join(', ')} FROM ${quote(table.name)} WHERE ${where}`, values };
+}
+
+function within({ tenant, hosts, from_us, to_us }: Span): { where: string; values: unknown[] } {
+  const times = 'tenant = $1 AND ts >= $2 AND ts < $3';
+  const values = [tenant, microseconds(from_us), microseconds(to_us)];
+  return hosts.length > 0 ? { where: `${times} AND host IN $4`, values: [...values, hosts] } : { where: times, values };
+}
+
 function sampled(selection: Selection, from: string, columns: string[], stepMs: number, limit: number): Statement {
   const { where, values } = conditions(selection);
   const [ts, ...names] = entity(selection.table);

@@ -2,7 +2,10 @@ import type { Field } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import type { LiveHandlers } from '@fleetreel/proto/services';
 import type { FaceParts } from '#api/faces.ts';
+import { recorded, written } from '#api/grpc/replay.ts';
 import { statusOf } from '#api/grpc/status.ts';
+import { hostNames, tableNames, timeOf } from '#api/replay.ts';
+import { systemClock } from '#clock.ts';
 import type { Update } from '#live/hub.ts';
 import { Outbox } from '#live/outbox.ts';
 import { findFields, findTable, namesMax } from '#query/names.ts';
@@ -54,6 +57,15 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
         call.emit('error', statusOf(error, 'Live/Watch', parts));
       }
     },
+    Follow(call) {
+      const stopping = new AbortController();
+      const stop = () => stopping.abort(new ApiError('stopping'));
+      const gone = () => stopping.abort(new Error('the reader has gone'));
+      call.on('cancelled', gone);
+      call.on('error', gone);
+      stops.add(stop);
+      void follow(call, stopping.signal, parts).finally(() => stops.delete(stop));
+    },
   };
   return {
     handlers,
@@ -61,6 +73,31 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
       for (const stop of stops) stop();
     },
   };
+}
+
+async function follow(
+  call: Parameters<LiveHandlers['Follow']>[0],
+  signal: AbortSignal,
+  parts: FaceParts,
+): Promise<void> {
+  const finished = parts.metrics.reader('grpc');
+  try {
+    const { from, token, hosts, tables } = call.request;
+    if (from && token) throw new ApiError('bad_command', { reason: 'it begins at a time or at a token, not at both' });
+    const question = {
+      tenant: parts.tenant,
+      hosts: hostNames(hosts),
+      tables: tableNames(tables),
+      from: token ? { token } : { time_us: timeOf(from || 'now', 'from', systemClock.now_us() / 1000) },
+    };
+    for await (const part of parts.rooms().replays.follow(question, signal))
+      await written(call, { frames: part.frames.map(recorded), token: part.token }, signal);
+  } catch (error) {
+    // Who has gone is not told why.
+    if (!call.cancelled) call.emit('error', statusOf(signal.aborted ? signal.reason : error, 'Live/Follow', parts));
+  } finally {
+    finished();
+  }
 }
 
 function message({ update: { frame, rows }, fields }: Item, skipped: number) {

@@ -1,5 +1,5 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
-import { DeadLetters, Live, packageDefinition, Query } from '@fleetreel/proto/services';
+import { DeadLetters, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
 import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
@@ -7,6 +7,7 @@ import type { Face, FaceParts } from '#api/faces.ts';
 import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
 import { queryHandlers } from '#api/grpc/query.ts';
+import { replayHandlers } from '#api/grpc/replay.ts';
 
 export type GrpcSettings = { host: string; port: number };
 
@@ -33,8 +34,10 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   server.addService(Query.service, queryHandlers(parts));
   server.addService(Live.service, live.handlers);
   server.addService(DeadLetters.service, deadLetterHandlers(parts));
+  const replay = replayHandlers(parts);
+  server.addService(Replay.service, replay.handlers);
   new ReflectionService(packageDefinition).addToServer(server);
-  const services = ['', 'fleetreel.v1.Query', 'fleetreel.v1.Live', 'fleetreel.v1.DeadLetters'];
+  const services = ['', 'fleetreel.v1.Query', 'fleetreel.v1.Live', 'fleetreel.v1.DeadLetters', 'fleetreel.v1.Replay'];
   const health = new HealthImplementation();
   health.addToServer(server);
   const tellHealth = () => {
@@ -56,6 +59,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
       clearInterval(timer);
       for (const service of services) health.setStatus(service, 'NOT_SERVING');
       live.end();
+      replay.end();
       const late = setTimeout(() => server.forceShutdown(), drainMilliseconds);
       await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
       clearTimeout(late);

@@ -12,6 +12,7 @@ import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
+import { Replays } from '#replay/replays.ts';
 import { Reader } from '#store/reader.ts';
 import { Telemetry } from '#telemetry.ts';
 
@@ -48,7 +49,7 @@ async function start() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry) });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays: new Replays({ log, reader, clock, telemetry }) });
   const address = `127.0.0.1:${faces.http.port}`;
   return {
     log,
