@@ -71,7 +71,7 @@ async function store(frames: readonly [host: string, bytes: Uint8Array][]): Prom
   await keepTables(settings, 30, telemetry);
   await using writer = new Writer(settings, async () => undefined, telemetry);
   const rows = new Rows(new PrefixCache(() => undefined));
-  for (const [host, bytes] of frames) rows.add({ ...decode(bytes), tenant, host });
+  for (const [host, bytes] of frames) rows.add({ ...decode(bytes), tenant, host, received_us: begin_us });
   expect(await writer.send(rows)).toEqual(new Map());
   const waiting = 'SELECT count() FROM wal_tables() WHERE writerTxn < sequencerTxn';
   await vi.waitFor(async () => expect((await questdb.query(waiting)).rows).toEqual([[0]]), { timeout: 30_000 });
