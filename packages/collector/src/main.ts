@@ -76,7 +76,7 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => query.close());
     const hub = new Hub(newest);
     closing.push(() => hub.close());
-      const replays = new Replays({ log, reader, clock, telemetry });
+    const replays = new Replays({ log, reader, clock, telemetry });
     faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays });
 
     const tables = () => keepTables(settings.questdb, days, telemetry);

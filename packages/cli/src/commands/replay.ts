@@ -46,7 +46,8 @@ export const replay: Command = {
     tenant: { value: 'NAME', help: 'With --to-nats: as frames of this tenant, for its collector to take in' },
   },
   async run(invocation, _, signal) {
-    const [path] = invocation.arguments;
+    const [path, extra] = invocation.arguments;
+    if (extra !== undefined) throw new UsageError(`"${extra}" is one file too many: one is played at a time.`);
     const target = natsTarget(invocation);
     const onTerminal = process.stdout.isTTY && process.stdin.isTTY && !target && !invocation.flags.has('output');
     const options = {

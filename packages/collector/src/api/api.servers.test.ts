@@ -86,7 +86,12 @@ async function startStack() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays: new Replays({ log, reader, clock: systemClock, telemetry }) });
+  faces.open({
+    query,
+    hub,
+    deadLetters: new DeadLetters(log, telemetry),
+    replays: new Replays({ log, reader, clock: systemClock, telemetry }),
+  });
   const address = `127.0.0.1:${faces.grpc.port}`;
   const grpc = new QueryService(address, credentials.createInsecure());
   const live = new Live(address, credentials.createInsecure());

@@ -65,7 +65,12 @@ async function start() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays: new Replays({ log, reader, clock: systemClock, telemetry }) });
+  faces.open({
+    query,
+    hub,
+    deadLetters: new DeadLetters(log, telemetry),
+    replays: new Replays({ log, reader, clock: systemClock, telemetry }),
+  });
   return {
     log,
     url: `http://127.0.0.1:${faces.http.port}/api/v1/dead-letters`,

@@ -49,7 +49,12 @@ async function start() {
   closing.defer(() => query.close());
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays: new Replays({ log, reader, clock, telemetry }) });
+  faces.open({
+    query,
+    hub,
+    deadLetters: new DeadLetters(log, telemetry),
+    replays: new Replays({ log, reader, clock, telemetry }),
+  });
   const address = `127.0.0.1:${faces.http.port}`;
   return {
     log,
