@@ -37,8 +37,6 @@ export const rowsPerFrameMax = 20_000;
 export const futureMilliseconds = 10 * 60_000;
 /** Characters of a label; a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
 export const labelCharactersMax = 4096;
-/** Bytes of row beginnings kept for hosts that were seen before; when full it begins anew. */
-export const prefixCacheBytesMax = 64 * 1024 * 1024;
 
 /** How long after its end a step is rolled up, milliseconds: by then the frames of live hosts are in. */
 export const rollupGraceMilliseconds = 15_000;

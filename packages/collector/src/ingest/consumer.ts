@@ -30,7 +30,7 @@ import { framesOf, holdsFrames } from '#log/frames.ts';
 import { type DeadKind, deadHeaders, publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { consumerName, streamName } from '#log/stream.ts';
-import { PrefixCache, Rows } from '#store/rows.ts';
+import { Rows } from '#store/rows.ts';
 import type { Writer } from '#store/writer.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -83,8 +83,8 @@ export class Ingest {
 
   constructor(parts: IngestParts) {
     this.#parts = parts;
-    const prefixes = new PrefixCache(() => parts.telemetry.labelShortened());
-    this.#buffers = [new Rows(prefixes), new Rows(prefixes)];
+    const shortened = () => parts.telemetry.labelShortened();
+    this.#buffers = [new Rows(shortened), new Rows(shortened)];
   }
 
   /** Runs until the signal; what was fetched is finished as long as `abandon` allows. */

@@ -32,12 +32,14 @@ function everyTable(rows: number): Frame {
 /** What `decode` found, as columns. */
 function columns(bytes: Uint8Array): Record<string, Columns> {
   const tables: Record<string, Columns> = {};
-  for (const { table, rowCount, labels, view, offsets } of decode(bytes).tables.map((packed) => ({
-    ...packed,
-    labels: packed.labels(),
-  }))) {
+  for (const { table, rowCount, labelBytes, labelPlaces, view, offsets } of decode(bytes).tables) {
     const found: Record<string, (string | number)[]> = {};
-    for (const [index, { name }] of table.labels.entries()) found[name] = [...(labels[index] ?? [])];
+    for (const [index, { name }] of table.labels.entries()) {
+      const places = labelPlaces[index] ?? [];
+      found[name] = Array.from({ length: places.length / 2 }, (_, row) =>
+        Buffer.from(labelBytes.subarray(places[2 * row], places[2 * row + 1])).toString(),
+      );
+    }
     for (const [index, { name }] of table.fields.entries()) {
       const offset = offsets[index] as number;
       found[name] =

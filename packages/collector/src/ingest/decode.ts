@@ -123,6 +123,7 @@ class TableColumns implements PackedTable {
   readonly table: Table;
   readonly rowCount: number;
   readonly labelBytes: Uint8Array;
+  readonly labelPlaces: readonly (readonly number[])[];
   readonly view: DataView;
   readonly offsets: readonly number[];
   readonly unknownFields: number;
@@ -134,31 +135,17 @@ class TableColumns implements PackedTable {
     const { values, offsets } = found.split ? join(table, bytes) : { values: bytes, offsets: found.offsets };
     this.view = new DataView(values.buffer, values.byteOffset, values.byteLength);
     this.offsets = offsets;
-    this.labelBytes = found.labelBytes;
+    this.labelBytes = bytes;
+    this.labelPlaces = found.labelPlaces;
     this.unknownFields = found.unknownFields;
-    this.rowCount = countRows(table, found.labelCounts, found.sizes);
-  }
-
-  labels(): (string[] | undefined)[] {
-    const columns: (string[] | undefined)[] = this.table.labels.map(() => undefined);
-    const layout = layoutOf(this.table);
-    const wire = new Wire(this.labelBytes, this.table.name);
-    while (wire.more) {
-      const index = layout[wire.number() >>> 3]?.index ?? 0;
-      const start = wire.skip(wire.number());
-      const text = Buffer.from(wire.bytes.buffer, wire.bytes.byteOffset + start, wire.at - start).toString();
-      const column = columns[index];
-      if (column) column.push(text);
-      else columns[index] = [text];
-    }
-    return columns;
+    this.rowCount = countRows(table, found);
   }
 }
 
 /** Where the columns of a table's message are. */
 type Found = {
-  labelCounts: number[];
-  labelBytes: Uint8Array;
+  /** Of each column of labels: where each begins and ends. */
+  labelPlaces: number[][];
   /** Of each column of values: where it begins, -1 when it is absent; its bytes. */
   offsets: number[];
   sizes: number[];
@@ -170,26 +157,18 @@ type Found = {
 function find(table: Table, bytes: Uint8Array): Found {
   const layout = layoutOf(table);
   const wire = new Wire(bytes, table.name);
-  const labelCounts = table.labels.map(() => 0);
+  const labelPlaces = table.labels.map((): number[] => []);
   const offsets = table.fields.map(() => -1);
   const sizes = table.fields.map(() => 0);
-  const labelRuns: Uint8Array[] = [];
-  const labels = { start: 0, end: 0 };
   let split = false;
   let unknownFields = 0;
   while (wire.more) {
-    const start = wire.at;
     const tag = wire.number();
     const wireType = tag & 7;
     const place = layout[tag >>> 3];
     if (place?.label === true && wireType === 2) {
-      wire.skip(wire.number());
-      labelCounts[place.index] = (labelCounts[place.index] as number) + 1;
-      if (start !== labels.end) {
-        if (labels.end > 0) labelRuns.push(bytes.subarray(labels.start, labels.end));
-        labels.start = start;
-      }
-      labels.end = wire.at;
+      const from = wire.skip(wire.number());
+      labelPlaces[place.index]?.push(from, wire.at);
     } else if (place?.label === false && (wireType === 2 || wireType === 1)) {
       const from = wire.skip(wireType === 2 ? wire.number() : 8);
       if (wire.at === from) continue;
@@ -201,9 +180,7 @@ function find(table: Table, bytes: Uint8Array): Found {
       wire.skipValue(wireType);
     }
   }
-  const last = bytes.subarray(labels.start, labels.end);
-  const labelBytes = labelRuns.length === 0 ? last : Buffer.concat([...labelRuns, last]);
-  return { labelCounts, labelBytes, offsets, sizes, split, unknownFields };
+  return { labelPlaces, offsets, sizes, split, unknownFields };
 }
 
 /** Columns that the encoder cut into pieces, or did not pack, put together. */
@@ -230,17 +207,18 @@ function join(table: Table, bytes: Uint8Array): { values: Uint8Array; offsets: n
 }
 
 /** The one length that all columns have. @throws FrameError where they differ, or a key is absent */
-function countRows({ name, labels, fields }: Table, labelCounts: readonly number[], sizes: readonly number[]): number {
+function countRows({ name, labels, fields }: Table, { labelPlaces, sizes }: Found): number {
   let rows = 0;
   const agree = (column: string | undefined, count: number) => {
     if (count === 0) return;
     if (rows > 0 && count !== rows) throw new FrameError(`table ${name}: ${column} has ${count} rows, not ${rows}`);
     rows = count;
   };
-  for (let index = 0; index < labels.length; index++) agree(labels[index]?.name, labelCounts[index] as number);
+  for (let index = 0; index < labels.length; index++)
+    agree(labels[index]?.name, (labelPlaces[index] as number[]).length / 2);
   for (let index = 0; index < fields.length; index++) agree(fields[index]?.name, (sizes[index] as number) / 8);
   if (!Number.isInteger(rows)) throw new FrameError(`table ${name}: a column is not made of whole values`);
-  const missing = rows > 0 && labels.find(({ key }, index) => key && labelCounts[index] === 0);
+  const missing = rows > 0 && labels.find(({ key }, index) => key && labelPlaces[index]?.length === 0);
   if (missing) throw new FrameError(`table ${name}: the key ${missing.name} is absent`);
   return rows;
 }

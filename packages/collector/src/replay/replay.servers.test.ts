@@ -17,7 +17,7 @@ import type { Mark } from '#replay/player.ts';
 import { Replays } from '#replay/replays.ts';
 import { Source, type SourceQuestion } from '#replay/source.ts';
 import { Reader } from '#store/reader.ts';
-import { PrefixCache, Rows } from '#store/rows.ts';
+import { Rows } from '#store/rows.ts';
 import { keepTables } from '#store/schema.ts';
 import { Writer } from '#store/writer.ts';
 import { Telemetry } from '#telemetry.ts';
@@ -70,7 +70,7 @@ async function store(frames: readonly [host: string, bytes: Uint8Array][]): Prom
   const settings = { http_url: questdb.httpUrl, user: questdb.user, password: questdb.password };
   await keepTables(settings, 30, telemetry);
   await using writer = new Writer(settings, async () => undefined, telemetry);
-  const rows = new Rows(new PrefixCache(() => undefined));
+  const rows = new Rows(() => undefined);
   for (const [host, bytes] of frames) rows.add({ ...decode(bytes), tenant, host, received_us: begin_us });
   expect(await writer.send(rows)).toEqual(new Map());
   const waiting = 'SELECT count() FROM wal_tables() WHERE writerTxn < sequencerTxn';

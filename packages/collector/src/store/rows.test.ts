@@ -1,7 +1,7 @@
 import { catalog, type Table } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
 import { labelCharactersMax } from '#limits.ts';
-import { type PackedFrame, type PackedTable, PrefixCache, Rows, symbol } from '#store/rows.ts';
+import { type PackedFrame, type PackedTable, Rows, symbol } from '#store/rows.ts';
 
 const cpu = catalog.find(({ name }) => name === 'cpu') as Table;
 const filesystem = catalog.find(({ name }) => name === 'filesystem') as Table;
@@ -15,8 +15,17 @@ function packed(table: Table, labels: Record<string, string[]>, fields: Record<s
     for (const [row, value] of (values ?? []).entries()) view.setFloat64((index * rowCount + row) * 8, value, true);
     return values ? index * rowCount * 8 : -1;
   });
-  const columns = table.labels.map(({ name }) => labels[name]);
-  return { table, rowCount, labelBytes: Buffer.from(JSON.stringify(columns)), labels: () => columns, view, offsets };
+  const parts: Buffer[] = [];
+  let end = 0;
+  const labelPlaces = table.labels.map(({ name }) =>
+    (labels[name] ?? []).flatMap((label) => {
+      const from = end;
+      end += parts[parts.push(Buffer.from(label)) - 1]?.length ?? 0;
+      return [from, end];
+    }),
+  );
+  const labelBytes = Buffer.concat(parts);
+  return { table, rowCount, labelBytes, labelPlaces, view, offsets };
 }
 
 const frame = (host: string, ...tables: PackedTable[]): PackedFrame => ({
@@ -31,7 +40,7 @@ const frame = (host: string, ...tables: PackedTable[]): PackedFrame => ({
   tables,
 });
 
-const rows = () => new Rows(new PrefixCache(() => undefined));
+const rows = () => new Rows(() => undefined);
 const text = (buffer: Rows) => Buffer.from(buffer.lines()).toString('latin1');
 const value = (number: number) => {
   const bytes = Buffer.alloc(9, 0x10);
@@ -89,7 +98,7 @@ test('rows without labels are as many as they are, from frame to frame', () => {
 
 test('a label that is too long is cut, stays distinct, and is counted', () => {
   let shortened = 0;
-  const buffer = new Rows(new PrefixCache(() => shortened++));
+  const buffer = new Rows(() => shortened++);
   const long = ['a', 'b'].map((end) => `${'x'.repeat(labelCharactersMax)}${end}`);
   buffer.add(frame('web', packed(cpu, { core: long }, { used_percent: [1, 2] })));
   const [one = '', two = ''] = [...text(buffer).matchAll(/core=(x+~[0-9a-f]{16}) /g)].map(([, core]) => core);
@@ -105,18 +114,57 @@ test('characters that mean something in a line are escaped; NUL, which the store
   expect(symbol('a\0b')).toBe('a\ufffdb');
 });
 
+test('labels are written from their bytes as they are read as strings', () => {
+  const unread = Buffer.from([0x61, 0xff, 0x62]);
+  for (const label of ['plain', 'a b,c=d\\e\nf\rg"h', 'é漢😀 x', 'a\0b', ' ', unread.toString()]) {
+    const buffer = rows();
+    buffer.add(frame('web', packed(cpu, { core: [label, 'next'] }, {})));
+    const lines = Buffer.from(buffer.lines()).toString();
+    const line = (core: string) => `cpu,tenant=default,host=web,core=${core} 1769860800123007t\n`;
+    expect(lines.startsWith(line(symbol(label)) + line('next')), label).toBe(true);
+  }
+  const torn = packed(cpu, { core: ['abc'] }, {});
+  const buffer = rows();
+  buffer.add(frame('web', { ...torn, labelBytes: unread }));
+  expect(Buffer.from(buffer.lines()).toString()).toContain('core=a\ufffdb ');
+});
+
+test('texts stand in quotes after the symbols, before the values, and may be empty', () => {
+  const source = catalog.find(({ labels }) => labels.some(({ text }) => text)) as Table;
+  const labels = Object.fromEntries(
+    source.labels.map(({ name, text }) => [name, [text ? 'he said "no", a=b\\c\n\0é' : `${name}'s`, 'x']]),
+  );
+  const field = String(source.fields[0]?.name);
+  const buffer = rows();
+  buffer.add(frame('web', packed(source, labels, { [field]: [1, Number.NaN] })));
+  const said = Buffer.from(buffer.lines()).toString();
+  expect(said).toContain('="he said \\"no\\", a=b\\\\c\\\n\ufffdé"');
+  const line = said.slice(0, said.indexOf('==')).replaceAll('\\\n', '');
+  const texts = source.labels.filter(({ text }) => text).map(({ name }) => line.indexOf(`${name}="`));
+  const symbols = source.labels.filter(({ text }) => !text).map(({ name }) => line.indexOf(`,${name}=${name}'s`));
+  expect(Math.min(...texts)).toBeGreaterThan(Math.max(...symbols, 0));
+  expect(line.endsWith(`",${field}`)).toBe(true);
+  const bare = rows();
+  bare.add(
+    frame(
+      'web',
+      packed(
+        source,
+        { ...labels, ...Object.fromEntries(source.labels.filter(({ text }) => text).map(({ name }) => [name, []])) },
+        { [field]: [1, 2] },
+      ),
+    ),
+  );
+  expect(Buffer.from(bare.lines()).toString('latin1')).toContain(`="",${field}==`);
+});
+
 test('a frame that can not be appended leaves nothing behind', () => {
   const buffer = rows();
   buffer.add(frame('web'));
   const broken = packed(cpu, { core: ['1'] }, { used_percent: [1] });
-  const fails = {
-    ...broken,
-    labelBytes: Buffer.from('other'),
-    labels: () => {
-      throw new Error('broken');
-    },
-  };
-  expect(() => buffer.add(frame('web', broken, fails))).toThrow('broken');
+  // Its values end before its rows do.
+  const fails = { ...broken, rowCount: 1000 };
+  expect(() => buffer.add(frame('web', broken, fails))).toThrow(RangeError);
   expect(text(buffer)).toBe(lastLine);
   expect(buffer).toMatchObject({ rowCount: 1, frameCount: 1 });
 });

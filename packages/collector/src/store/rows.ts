@@ -1,17 +1,17 @@
 // Rows on their way into QuestDB: the Influx line protocol with binary doubles, made straight from a frame's columns.
 import { createHash } from 'node:crypto';
 import { catalog, type FrameHeader, type Table } from '@fleetreel/proto';
-import { labelCharactersMax, prefixCacheBytesMax } from '#limits.ts';
+import { labelCharactersMax } from '#limits.ts';
 import { frameTable } from '#store/schema.ts';
 
 /** One table of a frame as it is on the wire, its columns found but not decoded. */
 export interface PackedTable {
   readonly table: Table;
   readonly rowCount: number;
-  /** The bytes of all label columns: the same bytes are the same labels. */
+  /** The bytes in which the labels are, as UTF-8. */
   readonly labelBytes: Uint8Array;
-  /** The labels, columns in the order of the catalogue; undefined is all absent. */
-  labels(): (readonly string[] | undefined)[];
+  /** Where they begin and end, two places a row, columns in the order of the catalogue; an empty column is all absent. */
+  readonly labelPlaces: readonly (readonly number[])[];
   /** The values: 8 bytes a row, little-endian. */
   readonly view: DataView;
   /** Where in `view` each column begins, columns in the order of the catalogue; -1 is all absent. */
@@ -28,92 +28,51 @@ export type PackedFrame = FrameHeader & {
   tables: readonly PackedTable[];
 };
 
-/** The beginnings of a table's rows: table and labels, up to the values. */
-type Prefixes = { labelBytes: Uint8Array; rows: readonly Uint8Array[] };
+/** A table's name and those of its columns, as they stand in a line. */
+type Names = { table: Uint8Array; labels: readonly LabelName[]; fields: readonly Uint8Array[]; texts: boolean };
+type LabelName = { bytes: Uint8Array; index: number; text: boolean };
 
-/** `name==` and the mark of eight binary bytes. */
-const names = new Map<Table, readonly Uint8Array[]>(
-  catalog.map((table) => [table, table.fields.map(({ name }) => Buffer.from(`${name}==\x10`, 'latin1'))]),
+const names = new Map<Table, Names>(
+  catalog.map((table) => {
+    // Texts are values to the protocol, and stand after all symbols.
+    const labels = table.labels
+      .map(({ name, text = false }, index) => ({ name, text, index }))
+      .sort((a, b) => Number(a.text) - Number(b.text));
+    const firstText = labels.find(({ text }) => text);
+    return [
+      table,
+      {
+        table: Buffer.from(table.name, 'latin1'),
+        labels: labels.map((label) => ({
+          bytes: Buffer.from(`${label === firstText ? ' ' : ','}${label.name}=${label.text ? '"' : ''}`, 'latin1'),
+          index: label.index,
+          text: label.text,
+        })),
+        // With the mark of eight binary bytes.
+        fields: table.fields.map(({ name }) => Buffer.from(`${name}==\x10`, 'latin1')),
+        texts: firstText !== undefined,
+      },
+    ];
+  }),
 );
+const frameName = Buffer.from(frameTable, 'latin1');
 const comma = 0x2c;
 const space = 0x20;
+const quote = 0x22;
+const backslash = 0x5c;
 /** Bytes that the end of a row takes at most: a space, 16 digits, the unit and a line break. */
 const endBytes = 24;
 
-/**
- * Row beginnings of hosts that were seen before. Labels rarely change from frame to frame, so that a row is mostly copied.
- * Shared by the buffers of one collector.
- */
-export class PrefixCache {
-  readonly #hosts = new Map<string, Map<string, Prefixes>>();
-  readonly #onShortened: () => void;
-  #bytes = 0;
-
-  constructor(onShortened: () => void) {
-    this.#onShortened = onShortened;
-  }
-
-  /** The beginnings of the rows of one table of a host. */
-  of(tenant: string, host: string, packed: PackedTable): readonly Uint8Array[] {
-    const tables = this.#host(tenant, host);
-    const known = tables.get(packed.table.name);
-    // Labels may be absent, and then say nothing of how many rows there are.
-    if (known?.rows.length === packed.rowCount && Buffer.compare(known.labelBytes, packed.labelBytes) === 0)
-      return known.rows;
-    const labels = packed.labels();
-    const start = `${packed.table.name},tenant=${symbol(tenant)},host=${symbol(host)}`;
-    const rows = Array.from({ length: packed.rowCount }, (_, row) => {
-      let line = start;
-      // Texts are values to the protocol, and stand after all symbols.
-      let texts = '';
-      for (const [index, label] of packed.table.labels.entries()) {
-        const value = labels[index]?.[row];
-        if (label.text) texts += `${texts ? ',' : ' '}${label.name}=${text(this.#shorten(value ?? ''))}`;
-        else if (value) line += `,${label.name}=${symbol(this.#shorten(value))}`;
-      }
-      return Buffer.from(line + texts);
-    });
-    this.#keep(tables, packed.table.name, { labelBytes: new Uint8Array(packed.labelBytes), rows });
-    return rows;
-  }
-
-  /** The beginning of a host's rows of the table of frames; for each session of its agent another. */
-  ofFrame(tenant: string, host: string, session: string): Uint8Array {
-    const tables = this.#host(tenant, host);
-    const labelBytes = Buffer.from(session);
-    const known = tables.get(frameTable);
-    if (known?.rows[0] && Buffer.compare(known.labelBytes, labelBytes) === 0) return known.rows[0];
-    const row = Buffer.from(`${frameTable},tenant=${symbol(tenant)},host=${symbol(host)},session=${session} sequence=`);
-    this.#keep(tables, frameTable, { labelBytes, rows: [row] });
-    return row;
-  }
-
-  #host(tenant: string, host: string): Map<string, Prefixes> {
-    const key = `${tenant} ${host}`;
-    let tables = this.#hosts.get(key);
-    if (this.#bytes > prefixCacheBytesMax) {
-      this.#hosts.clear();
-      this.#bytes = 0;
-      tables = undefined;
-    }
-    if (tables === undefined) {
-      tables = new Map();
-      this.#hosts.set(key, tables);
-    }
-    return tables;
-  }
-
-  #keep(tables: Map<string, Prefixes>, name: string, prefixes: Prefixes): void {
-    this.#bytes += bytesOf(prefixes) - bytesOf(tables.get(name));
-    tables.set(name, prefixes);
-  }
-
-  #shorten(label: string): string {
-    if (label.length <= labelCharactersMax) return label;
-    this.#onShortened();
-    return shortened(label, labelCharactersMax);
-  }
-}
+/** What to do with a byte of a label: copy it, put a backslash before it, or read the label as a string. */
+const asItIs = 0;
+const escaped = 1;
+const meanings = (special: string) =>
+  Uint8Array.from({ length: 256 }, (_, byte) => {
+    if (byte === 0 || byte >= 0x80) return 2;
+    return special.includes(String.fromCharCode(byte)) ? escaped : asItIs;
+  });
+const inSymbol = meanings(' ,=\n\r\\');
+const inText = meanings('"\n\r\\');
 
 /** A label of so many characters at most: a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
 export function shortened(label: string, charactersMax: number): string {
@@ -122,14 +81,8 @@ export function shortened(label: string, charactersMax: number): string {
   return `${label.slice(0, charactersMax - digest.length - 1).toWellFormed()}~${digest}`;
 }
 
-/** What prefixes take, a hundred bytes for each object included. */
-function bytesOf(prefixes: Prefixes | undefined): number {
-  if (prefixes === undefined) return 0;
-  return prefixes.rows.reduce((sum, row) => sum + row.length + 100, prefixes.labelBytes.length + 100);
-}
-
-/** A text value as the line protocol wants it, in quotes. */
-export const text = (value: string): string => `"${value.replace(/["\\\n\r]/g, '\\$&').replaceAll('\0', '\ufffd')}"`;
+/** What stands in the quotes of a text value of the line protocol. */
+const quoted = (value: string): string => value.replace(/["\\\n\r]/g, '\\$&').replaceAll('\0', '\ufffd');
 
 /** A symbol as the line protocol wants it. QuestDB takes any character but NUL. */
 export function symbol(text: string): string {
@@ -138,7 +91,7 @@ export function symbol(text: string): string {
 
 /** A buffer of rows, frame by frame; it grows and is used again. */
 export class Rows {
-  readonly #prefixes: PrefixCache;
+  readonly #onShortened: () => void;
   #bytes = Buffer.allocUnsafeSlow(1024 * 1024);
   #view = new DataView(this.#bytes.buffer);
   #length = 0;
@@ -146,8 +99,9 @@ export class Rows {
   /** Where each frame ends. */
   #frameEnds: number[] = [];
 
-  constructor(prefixes: PrefixCache) {
-    this.#prefixes = prefixes;
+  /** @param onShortened called for each label that was too long */
+  constructor(onShortened: () => void) {
+    this.#onShortened = onShortened;
   }
 
   get frameCount(): number {
@@ -177,10 +131,10 @@ export class Rows {
   add(frame: PackedFrame): void {
     const before = { length: this.#length, rowCount: this.#rowCount };
     try {
+      const who = Buffer.from(`,tenant=${symbol(frame.tenant)},host=${symbol(frame.host)}`);
       const end = Buffer.from(` ${frame.time_us}t\n`, 'latin1');
-      for (const packed of frame.tables)
-        this.#addTable(packed, this.#prefixes.of(frame.tenant, frame.host, packed), end);
-      this.#addFrame(frame, end);
+      for (const packed of frame.tables) this.#addTable(packed, who, end);
+      this.#addFrame(frame, who, end);
       this.#frameEnds.push(this.#length);
     } catch (cause) {
       this.#length = before.length;
@@ -190,52 +144,57 @@ export class Rows {
   }
 
   #addFrame(
-    { tenant, host, session, sequence, interval_ms, sizeBytes, received_us }: PackedFrame,
+    { session, sequence, interval_ms, sizeBytes, received_us }: PackedFrame,
+    who: Uint8Array,
     end: Uint8Array,
   ): void {
-    const prefix = this.#prefixes.ofFrame(tenant, host, session);
     const values = Buffer.from(
-      `${sequence}i,interval_ms=${interval_ms}i,size_bytes=${sizeBytes}i,received=${received_us}t`,
+      `,session=${session} sequence=${sequence}i,interval_ms=${interval_ms}i,size_bytes=${sizeBytes}i,received=${received_us}t`,
       'latin1',
     );
-    this.#reserve(prefix.length + values.length + endBytes);
-    for (const part of [prefix, values, end]) {
+    this.#reserve(frameName.length + who.length + values.length + endBytes);
+    for (const part of [frameName, who, values, end]) {
       this.#bytes.set(part, this.#length);
       this.#length += part.length;
     }
     this.#rowCount++;
   }
 
-  #addTable(
-    { table, rowCount, view: values, offsets }: PackedTable,
-    prefixes: readonly Uint8Array[],
-    end: Uint8Array,
-  ): void {
-    const fieldNames = names.get(table) ?? [];
-    const first = table.labels.some(({ text }) => text) ? comma : space;
-    const times = table.fields.findIndex(({ name }) => name === table.rowTime);
+  #addTable(packed: PackedTable, who: Uint8Array, end: Uint8Array): void {
+    const { table, rowCount, labelBytes, labelPlaces, view: values, offsets } = packed;
+    const { table: name, labels, fields, texts } = names.get(table) as Names;
+    const present = labels.filter(({ index, text }) => text || (labelPlaces[index]?.length ?? 0) > 0);
+    const columns = fields.map((_, index) => index).filter((index) => (offsets[index] as number) >= 0);
+    const times = table.fields.findIndex((field) => field.name === table.rowTime);
     const timeOffset = times < 0 ? -1 : (offsets[times] as number);
-    const fieldBytes = fieldNames.reduce((sum, name) => sum + name.length + 9, 0);
+    const headBytes = name.length + who.length;
+    const fixedBytes =
+      present.reduce((sum, label) => sum + label.bytes.length + 1, headBytes + endBytes) +
+      columns.reduce((sum, index) => sum + (fields[index] as Uint8Array).length + 9, 0);
+    // A byte of a label becomes two with its backslash, or three when it has to be replaced.
+    this.#reserve(rowCount * fixedBytes + 3 * labelBytes.length);
+    const bytes = this.#bytes;
+    const view = this.#view;
+    const head = this.#length;
+    bytes.set(name, head);
+    bytes.set(who, head + name.length);
     for (let row = 0; row < rowCount; row++) {
-      const prefix = prefixes[row] as Uint8Array;
-      this.#reserve(prefix.length + fieldBytes + endBytes);
-      const bytes = this.#bytes;
-      const view = this.#view;
-      bytes.set(prefix, this.#length);
-      let at = this.#length + prefix.length;
-      // A space before the first value, unless a text was it; a comma before the others. A row without values has none: its labels say that it was there.
-      let separator = first;
-      for (let index = 0; index < fieldNames.length; index++) {
-        const offset = offsets[index] as number;
-        if (offset < 0) continue;
-        const value = values.getFloat64(offset + row * 8, true);
+      let at = this.#length;
+      if (row > 0) bytes.copyWithin(at, head, head + headBytes);
+      at += headBytes;
+      for (const label of present) at = this.#addLabel(label, labelBytes, labelPlaces[label.index] ?? [], row, at);
+      // A space before the first value, unless a text was it; a comma before the others. A row without values has none: its
+      // labels say that it was there.
+      let separator = texts ? comma : space;
+      for (const index of columns) {
+        const value = values.getFloat64((offsets[index] as number) + row * 8, true);
         // NaN is NULL: the column is left out. So is an infinity, which the store does not have.
         if (!Number.isFinite(value)) continue;
         bytes[at++] = separator;
         separator = comma;
-        const name = fieldNames[index] as Uint8Array;
-        bytes.set(name, at);
-        at += name.length;
+        const fieldName = fields[index] as Uint8Array;
+        bytes.set(fieldName, at);
+        at += fieldName.length;
         view.setFloat64(at, value, true);
         at += 8;
       }
@@ -245,6 +204,44 @@ export class Rows {
       this.#length = at + last.length;
     }
     this.#rowCount += rowCount;
+  }
+
+  /** Writes a label of a row, for which there is room, and returns where it ends. An empty symbol is none. */
+  #addLabel(
+    { bytes: name, text }: LabelName,
+    source: Uint8Array,
+    places: readonly number[],
+    row: number,
+    start: number,
+  ): number {
+    const from = places[row * 2] ?? 0;
+    const to = places[row * 2 + 1] ?? 0;
+    if (from === to && !text) return start;
+    const bytes = this.#bytes;
+    bytes.set(name, start);
+    const first = start + name.length;
+    const meaning = text ? inText : inSymbol;
+    let at = first;
+    for (let place = from; place < to; place++) {
+      const byte = source[place] as number;
+      const what = meaning[byte] as number;
+      if (what > escaped || to - from > labelCharactersMax) {
+        at = first + bytes.write(this.#read(source.subarray(from, to), text), first);
+        break;
+      }
+      if (what === escaped) bytes[at++] = backslash;
+      bytes[at++] = byte;
+    }
+    if (text) bytes[at++] = quote;
+    return at;
+  }
+
+  /** A label that is not copied byte by byte. */
+  #read(bytes: Uint8Array, text: boolean): string {
+    const read = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString();
+    if (read.length > labelCharactersMax) this.#onShortened();
+    const label = shortened(read, labelCharactersMax);
+    return text ? quoted(label) : symbol(label);
   }
 
   #reserve(bytes: number): void {

@@ -9,7 +9,7 @@ import { decode } from '#ingest/decode.ts';
 import { labelCharactersMax } from '#limits.ts';
 import { type AdminSettings, execute, type Value } from '#store/admin.ts';
 import { Rollups } from '#store/rollup.ts';
-import { PrefixCache, Rows } from '#store/rows.ts';
+import { Rows } from '#store/rows.ts';
 import { keepTables, storeTables } from '#store/schema.ts';
 import { Writer } from '#store/writer.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
@@ -55,7 +55,7 @@ let sequence = 0;
 
 /** Frames as the writer takes them, through their wire form. */
 function rowsOf(...frames: Sent[]): Rows {
-  const rows = new Rows(new PrefixCache(() => undefined));
+  const rows = new Rows(() => undefined);
   for (const { host = 'web', tables, ...header } of frames) {
     const frame = {
       session: '00000000000000ab',
@@ -186,7 +186,7 @@ test('the same rows as those of the official client', async () => {
     }
   await sender.flush();
   await sender.close();
-  const rows = new Rows(new PrefixCache(() => undefined));
+  const rows = new Rows(() => undefined);
   for (const [index, host] of hosts.entries()) {
     const frame = { session: '00000000000000ab', sequence: 1, time_us: begin * 1000 + index, interval_ms: 1000 };
     const bytes = encodeFrame({ ...frame, tables: { filesystem: columns } as unknown as Tables });
