@@ -371,6 +371,11 @@ export const counterparts: Readonly<Record<string, Readonly<Record<string, Count
     publish_latency_seconds: own,
     reconnects_total: own,
     events_dropped_total: own,
+    spool_frames_count: own,
+    spool_bytes: own,
+    spool_age_seconds: own,
+    spool_dropped_frames_total: own,
+    spool_corrupt_records_total: own,
   },
   cpu,
   load,
@@ -407,6 +412,7 @@ export const apart: Readonly<Record<string, string>> = {
   llm_server: 'the exporter knows no model servers: a real one is asked in llm.servers.test.ts',
   llm_model: 'as llm_server',
   llm_session: 'as llm_server',
+  frame_loss: 'what our own agent gave up',
 };
 
 /** What the exporter must be told so that it tells all of these; its defaults otherwise are the same as ours. */
