@@ -972,6 +972,18 @@ describe('a host that is silent', () => {
     ]);
     expect(await problem('/api/v1/hosts/quiet', { method: 'DELETE' })).toMatchObject({ status: 404 });
   });
+
+  test('is online for three of its upload intervals when it sends that rarely', async () => {
+    const heard = { slow: 100_000, slower: 181_000 };
+    for (const [host, ago] of Object.entries(heard)) {
+      await stack.registry.describe('default', { ...description(host), upload_interval_ms: 60_000 });
+      stack.newest.take(frameSubject(host), frame({ time: Date.now() - ago }), Date.now() - ago);
+      const state = async () => ((await (await get(`/api/v1/hosts/${host}`)).json()) as { status: string }).status;
+      await until(state).toBe(host === 'slow' ? 'online' : 'offline');
+      await stack.registry.forget('default', host);
+      stack.newest.forget('default', host);
+    }
+  });
 });
 
 test('the document describes every route', async () => {

@@ -23,7 +23,7 @@ export type HostState = {
   headline: Headline;
 };
 
-/** A host is offline when it was not heard of for three of its intervals, and at least this long, milliseconds. */
+/** A host is offline when it was not heard of for three intervals, of sampling or of upload, and at least this long, milliseconds. */
 const offlineMillisecondsMin = 30_000;
 /** Watchers are told of changes at most this often, milliseconds. */
 const noticeMilliseconds = 1000;
@@ -66,7 +66,7 @@ export class Hosts {
     this.#ends = [
       parts.newest.onFrame((frame) => {
         this.#change(frame.tenant, frame.host);
-        if (this.#watchers.has(frame.tenant)) this.#expect(offlineAt(frame));
+        if (this.#watchers.has(frame.tenant)) this.#expect(this.#offlineAt(frame));
       }),
       parts.registry.onChange((tenant, host) => {
         if (parts.registry.get(tenant, host) === undefined) this.#drop(tenant, host);
@@ -180,7 +180,13 @@ export class Hosts {
   }
 
   #online(frame: NewestFrame): boolean {
-    return this.#now() < offlineAt(frame);
+    return this.#now() < this.#offlineAt(frame);
+  }
+
+  /** When a host counts as offline unless it is heard of: UTC, milliseconds since 1970. */
+  #offlineAt({ tenant, host, arrived, header }: NewestFrame): number {
+    const upload_ms = this.#parts.registry.get(tenant, host)?.description?.upload_interval_ms ?? 0;
+    return arrived + Math.max(3 * Math.max(header.interval_ms, upload_ms), offlineMillisecondsMin);
   }
 
   #change(tenant: string, host: string): void {
@@ -212,7 +218,7 @@ export class Hosts {
     const now = this.#now();
     for (const tenant of this.#watchers.keys())
       for (const frame of this.#parts.newest.list(tenant)) {
-        const due = offlineAt(frame);
+        const due = this.#offlineAt(frame);
         if (due > now) this.#expect(due);
         else if (due > this.#looked) this.#change(tenant, frame.host);
       }
@@ -243,9 +249,4 @@ export class Hosts {
     }
     this.#reading = false;
   }
-}
-
-/** When a host counts as offline unless it is heard of: UTC, milliseconds since 1970. */
-function offlineAt({ arrived, header }: NewestFrame): number {
-  return arrived + Math.max(3 * header.interval_ms, offlineMillisecondsMin);
 }
