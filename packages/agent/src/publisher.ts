@@ -282,19 +282,19 @@ export class Publisher {
     this.#spooling = true;
     try {
       for (let frames = this.#queue.toSpool(); frames.length > 0; frames = this.#queue.toSpool()) {
-        try {
-          await this.#spool.write(frames);
-        } catch {
-          // Told by the spool. They stay in memory, and the next frame comes with another attempt.
-          this.#queue.notSpooled(frames);
-          this.#giveUp(
-            frames.filter(({ state }) => state === 'given up'),
-            'bytes',
-          );
-          return;
-        }
-        this.#queue.spooled(frames);
-        for (const { state, sequence } of frames) if (state === 'acknowledged') this.#spool.arrived(sequence);
+        const written = await this.#spool.write(frames);
+        const onDisk = frames.slice(0, written);
+        this.#queue.spooled(onDisk);
+        for (const { state, sequence } of onDisk) if (state === 'acknowledged') this.#spool.arrived(sequence);
+        if (written === frames.length) continue;
+        // They stay in memory, and the next frame comes with another attempt.
+        const left = frames.slice(written);
+        this.#queue.notSpooled(left);
+        this.#giveUp(
+          left.filter(({ state }) => state === 'given up'),
+          'bytes',
+        );
+        return;
       }
     } finally {
       this.#spooling = false;

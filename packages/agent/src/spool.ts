@@ -136,19 +136,21 @@ export class Spool {
 
   /**
    * Writes frames, oldest first; they survive the end of this process from then on, and that of the machine once they are synced.
-   * @throws when the disk does not take them: none of them counts as written
+   * Returns how many of them are on disk: fewer than all when the disk does not take them, which is told once.
    */
-  write(frames: readonly Omit<SpooledFrame, 'session'>[]): Promise<void> {
+  write(frames: readonly Omit<SpooledFrame, 'session'>[]): Promise<number> {
     return this.#do(async () => {
+      const progress = { written: 0 };
       try {
-        await this.#write(frames);
+        await this.#write(frames, progress);
         if (this.#failing) this.#options.telemetry.spoolHealed(this.#options.folder);
         this.#failing = false;
       } catch (cause) {
         if (!this.#failing) this.#options.telemetry.spoolFailed(this.#options.folder, sentence(cause));
         this.#failing = true;
-        throw cause;
       }
+      await this.#keepBounds();
+      return progress.written;
     });
   }
 
@@ -280,7 +282,7 @@ export class Spool {
     }
   }
 
-  async #write(frames: readonly Omit<SpooledFrame, 'session'>[]): Promise<void> {
+  async #write(frames: readonly Omit<SpooledFrame, 'session'>[], progress: { written: number }): Promise<void> {
     const { session, bounds } = this.#options;
     const fileBytes = Math.min(segmentBytesMax, bounds.bytes / 8);
     for (let from = 0; from < frames.length; ) {
@@ -311,10 +313,10 @@ export class Spool {
       active.file.last = last.sequence;
       active.file.last_us = last.time_us;
       from = to;
+      progress.written = to;
     }
     if (bounds.sync_ms === 0) await this.#active?.handle.datasync();
     else this.#syncSoon();
-    await this.#keepBounds();
   }
 
   async #begin({ sequence, time_us }: SpooledFrame): Promise<{ file: File; handle: FileHandle }> {
