@@ -200,3 +200,48 @@ export type LiveRows = {
 export type LiveHosts = { type: 'hosts'; id: string; hosts: Host[]; removed: string[] };
 
 export type LiveMessage = LiveRows | LiveHosts | { type: 'error'; id: string | null; problem: Problem };
+
+/** A replay that waits for its reader. */
+export const ReplaySession = Type.Object({
+  id: Type.String({ description: 'Its name: open /api/v1/replays/{id} as a WebSocket' }),
+  from: ms('Begin of the range'),
+  to: ms('End of the range, exclusive'),
+  speed: Type.Number({ description: 'Times the original pace; 0 is as fast as it is taken' }),
+  paused: Type.Boolean(),
+});
+export type ReplaySession = Static<typeof ReplaySession>;
+
+/** What a reader of a replay session sends: one JSON object per message. */
+export const ReplayRequest = Type.Union([
+  Type.Object({
+    type: Type.Literal('subscribe'),
+    id: Type.String({ maxLength: 64 }),
+    table: Type.String(),
+    fields: Type.Optional(Type.Array(Type.String())),
+    hosts: Type.Optional(Type.Array(Type.String())),
+  }),
+  Type.Object({ type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) }),
+  Type.Object({ type: Type.Literal('pause') }),
+  Type.Object({ type: Type.Literal('resume') }),
+  Type.Object({ type: Type.Literal('speed'), speed: Type.Number() }),
+  Type.Object({ type: Type.Literal('seek'), to: Type.String({ maxLength: 64 }) }),
+  Type.Object({
+    type: Type.Literal('step'),
+    frames: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
+  }),
+]);
+export type ReplayRequest = Static<typeof ReplayRequest>;
+
+/** Where a session stands: at each change, and once a second. */
+export type ReplayClock = {
+  type: 'clock';
+  /** Of the recording, milliseconds since 1970. */
+  time: number;
+  /** Times the original pace; 0 is as fast as it is taken. */
+  speed: number;
+  state: 'playing' | 'paused' | 'ended';
+  /** One sentence, where there is something to say. */
+  detail: string;
+};
+
+export type ReplayMessage = LiveRows | ReplayClock | { type: 'error'; id: string | null; problem: Problem };

@@ -97,8 +97,10 @@ export class Pacer {
    * @throws the signal's reason when it is aborted
    */
   async wait(time_us: number, signal: AbortSignal): Promise<void> {
-    while (!this.take(time_us)) {
+    for (;;) {
+      // First: what was said together with the abort is meant for what comes after it.
       signal.throwIfAborted();
+      if (this.take(time_us)) return;
       const left = this.#paused || this.#speed === 'max' ? Infinity : this.#left_ms(time_us, this.#speed);
       const changed = this.#changed.promise;
       const late = new AbortController();

@@ -10,6 +10,9 @@ import {
   type LiveMessage,
   type LiveRequest,
   Problem,
+  type ReplayMessage,
+  type ReplayRequest,
+  ReplaySession,
   Rows as RowsAnswer,
   Series,
 } from '@fleetreel/proto/http';
@@ -1002,6 +1005,8 @@ test('the document describes every route', async () => {
       'hosts/{host}',
       'latest',
       'live',
+      'replays',
+      'replays/{id}',
       'rows',
       'series',
     ]
@@ -1013,6 +1018,102 @@ test('the document describes every route', async () => {
       expect(summary).toBeTruthy();
       expect(Object.keys(responses)).not.toEqual([]);
     }
+});
+
+/** A replay session: what came, and what it is told. */
+async function replaySession(parameters: string) {
+  const answer = await get(`/api/v1/replays?${parameters}`, { method: 'POST' });
+  expect(answer.status).toBe(201);
+  const session: unknown = await answer.json();
+  expect(Value.Check(ReplaySession, session)).toBe(true);
+  const { id } = session as ReplaySession;
+  const socket = new WebSocket(`ws://127.0.0.1:${stack.port}/api/v1/replays/${id}`);
+  const messages: ReplayMessage[] = [];
+  socket.addEventListener('message', ({ data }) => messages.push(JSON.parse(String(data)) as ReplayMessage));
+  const closed = new Promise<number>((resolve) => socket.addEventListener('close', ({ code }) => resolve(code)));
+  await new Promise((resolve, reject) => {
+    socket.addEventListener('open', resolve);
+    socket.addEventListener('error', reject);
+  });
+  const of = <Kind extends ReplayMessage['type']>(type: Kind) =>
+    messages.filter((message): message is Extract<ReplayMessage, { type: Kind }> => message.type === type);
+  return {
+    id,
+    messages,
+    of,
+    closed,
+    send: (request: ReplayRequest | string) =>
+      socket.send(typeof request === 'string' ? request : JSON.stringify(request)),
+    [Symbol.dispose]: () => socket.close(),
+  };
+}
+
+describe('a replay session', () => {
+  let range: string;
+  beforeAll(async () => {
+    const first = Date.now();
+    for (let index = 0; index < 20; index++) {
+      const bytes = encodeFrame({
+        session: '00000000000000cd',
+        sequence: index + 1,
+        time_us: (first + index * 10) * 1000,
+        interval_ms: 1000,
+        tables: { memory: { used_percent: [index] } } as Frame['tables'],
+      });
+      await stack.log.jetstream.publish(frameSubject('actor'), bytes);
+    }
+    range = `from=${first}&to=${first + 60_000}&host=actor`;
+  });
+
+  test('plays what is watched, and is controlled', async () => {
+    using session = await replaySession(`${range}&speed=0&paused=true`);
+    session.send({ type: 'subscribe', id: 'm', table: 'memory', fields: ['used_percent'] });
+    const values = () => session.of('rows').map((rows) => rows.values.used_percent?.[0]);
+    await until(() => session.of('clock').at(-1)).toMatchObject({ state: 'paused', speed: 0 });
+    session.send({ type: 'step' });
+    await until(values).toEqual([0]);
+    expect(session.of('rows')[0]).toMatchObject({ id: 'm', host: 'actor', intervalMs: 1000, skipped: 0 });
+    const [{ time = 0 } = {}] = session.of('rows');
+    session.send({ type: 'seek', to: String(time + 100) });
+    session.send({ type: 'step', frames: 2 });
+    await until(values).toEqual([0, 10, 11]);
+    session.send({ type: 'speed', speed: 1000 });
+    session.send({ type: 'resume' });
+    await until(() => session.of('clock').at(-1)?.state).toBe('ended');
+    expect(values()).toEqual([0, ...Array.from({ length: 10 }, (_, index) => 10 + index)]);
+    session.send({ type: 'speed', speed: 5000 });
+    session.send('x');
+    await until(() => session.of('error').map(({ problem: { code } }) => code)).toEqual(['bad_speed', 'bad_command']);
+  });
+
+  test('is opened once, by its id', async () => {
+    using session = await replaySession(range);
+    const again = new WebSocket(`ws://127.0.0.1:${stack.port}/api/v1/replays/${session.id}`);
+    const [code, text] = await new Promise<[number, string]>((resolve) => {
+      let said = '';
+      again.addEventListener('message', ({ data }) => {
+        said = String(data);
+      });
+      again.addEventListener('close', (event) => resolve([event.code, said]));
+    });
+    expect(code).toBe(1008);
+    expect(text).toContain('replay_not_found');
+  });
+
+  test.each([
+    ['from=2&to=1', 'bad_time'],
+    ['speed=0.01', 'bad_speed'],
+    ['speed=x', 'bad_speed'],
+    ['table=nothing', 'unknown_table'],
+    ['host=*', 'bad_value'],
+    ['hots=a', 'unknown_parameter'],
+  ])('is not made of %s', async (parameters, code) => {
+    expect(await problem(`/api/v1/replays?${parameters}`, { method: 'POST' })).toMatchObject({ code, status: 400 });
+  });
+
+  test('is a WebSocket', async () => {
+    expect(await problem('/api/v1/replays/x')).toMatchObject({ code: 'upgrade_required' });
+  });
 });
 
 describe('when QuestDB is away', () => {

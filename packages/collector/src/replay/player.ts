@@ -132,16 +132,14 @@ export class Player {
         continue;
       }
       for (const frame of part) {
+        signal.throwIfAborted();
         if (!this.pacer.take(frame.time_us)) {
           await this.#flush();
           await this.pacer.wait(frame.time_us, signal);
         }
         this.#batch.push(this.#shift ? this.#shifted(frame) : frame);
         this.#batchBytes += frame.bytes.length;
-        if (this.#batchBytes >= replayMessageBytes) {
-          await this.#flush();
-          signal.throwIfAborted();
-        }
+        if (this.#batchBytes >= replayMessageBytes) await this.#flush();
       }
     }
     await this.#flush();

@@ -1,4 +1,4 @@
-import type { Field } from '@fleetreel/proto';
+import type { Field, FrameHeader } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import { type LiveMessage, LiveRequest, type LiveRows } from '@fleetreel/proto/http';
 import Type from 'typebox';
@@ -6,7 +6,7 @@ import Value from 'typebox/value';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, problem } from '#api/http/app.ts';
 import { hostJson } from '#api/http/hosts.ts';
-import type { Update } from '#live/hub.ts';
+import type { Rows } from '#live/newest.ts';
 import { Outbox } from '#live/outbox.ts';
 import { findFields, findTable, namesMax } from '#query/names.ts';
 
@@ -15,23 +15,32 @@ export const subscriptionsMax = 64;
 /** Bytes of a message from a reader at most: a subscription that names many hosts. */
 export const messageBytesMax = 64 * 1024;
 /** Bytes on their way to a reader before newer states replace those that wait. */
-const unsentBytesMax = 256 * 1024;
+export const unsentBytesMax = 256 * 1024;
 /** A reader that did not answer for one to two of these is gone, milliseconds. */
 const pingMilliseconds = 30_000;
 
 /** What is used of a WebSocket (package ws). */
-type Socket = {
+export type Socket = {
   readonly readyState: number;
   readonly OPEN: number;
   readonly bufferedAmount: number;
   send(text: string, done: () => void): void;
+  close(code: number, reason: string): void;
   on(event: 'message', listener: (data: Buffer, binary: boolean) => void): void;
   on(event: 'error', listener: (cause: Error) => void): void;
   on(event: 'close' | 'pong', listener: () => void): void;
 };
 
+/** Sockets that have answered of late. */
+const alive = new WeakSet<Socket>();
+
+/** A socket has opened: as long as it answers it is not closed. */
+export function attend(socket: Socket): void {
+  alive.add(socket);
+  socket.on('pong', () => alive.add(socket));
+}
+
 export function liveRoutes(app: App, parts: FaceParts): void {
-  const alive = new WeakSet<Socket>();
   const ping = setInterval(() => {
     for (const socket of app.websocketServer.clients)
       if (alive.delete(socket)) socket.ping();
@@ -55,8 +64,7 @@ export function liveRoutes(app: App, parts: FaceParts): void {
       throw new ApiError('upgrade_required', { value: '/api/v1/live' });
     },
     wsHandler: (socket: Socket) => {
-      alive.add(socket);
-      socket.on('pong', () => alive.add(socket));
+      attend(socket);
       const gone = parts.metrics.reader('http');
       const reader = new Reader(socket, parts);
       socket.on('message', (data, binary) => reader.take(binary ? '' : data.toString()));
@@ -174,7 +182,12 @@ function parse(text: string): LiveRequest {
   throw new ApiError('bad_message', { reason: 'it does not have the form of a request' });
 }
 
-function rowsJson(id: string, { frame, rows }: Update, fields: readonly Field[], skipped: number): LiveRows {
+export function rowsJson(
+  id: string,
+  { frame, rows }: { frame: { host: string; header: Pick<FrameHeader, 'interval_ms'> }; rows: Rows },
+  fields: readonly Field[],
+  skipped: number,
+): LiveRows {
   const table = rows.table;
   const blank = Array.from({ length: rows.count }, () => null);
   const column = <T>(name: string, absent: T[]) => {

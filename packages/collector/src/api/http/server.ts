@@ -17,6 +17,7 @@ import { latestRoutes } from '#api/http/latest.ts';
 import { liveRoutes, messageBytesMax } from '#api/http/live.ts';
 import { parametersReader } from '#api/http/parameters.ts';
 import { badRequest, bodyBytesMax, notFound, refuseRaw, sendProblem } from '#api/http/problem.ts';
+import { replayRoutes } from '#api/http/replays.ts';
 import { rowsRoutes } from '#api/http/rows.ts';
 import { guard } from '#api/http/security.ts';
 import { seriesRoutes } from '#api/http/series.ts';
@@ -98,6 +99,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
       rowsRoutes(api, parts);
       seriesRoutes(api, parts);
       liveRoutes(api, parts);
+      replayRoutes(api, parts);
       deadLetterRoutes(api, parts);
     },
     { prefix: '/api/v1' },
