@@ -34,6 +34,12 @@ async function start(name: string, settings: Settings, json: boolean): Promise<n
     const { proxy } = await import('#llm/proxy.ts');
     return await proxy({ settings, clock: systemClock, signal: untilAsked() });
   }
+  if (name === 'spool') {
+    const { spoolReport } = await import('#spool_report.ts');
+    const { text, code } = await spoolReport(settings.data, json);
+    console.log(text);
+    return code;
+  }
   const interval_ms = interval(settings);
   const upload_interval_ms = uploadInterval(settings);
   checkServers(settings);

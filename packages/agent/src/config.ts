@@ -204,11 +204,13 @@ export const program = {
     run: 'Sample and publish until it is stopped',
     inventory: "Say what can be seen here, what can't, and why",
     check: 'Say whether the settings are right, NATS can be reached and the name is free; changes nothing',
+    spool:
+      'Show the frames on disk that the log does not have yet, and whether they are good; ends with 1 when some are damaged, with 2 when they can not be read',
     'llm-proxy':
       'Forward to a server of language models (--upstream, --listen), and measure each request for the agent',
   },
   own: { 'llm-proxy': 'llm-proxy-' },
-  switches: { json: 'Answer in JSON (inventory)' },
+  switches: { json: 'Answer in JSON (inventory, spool)' },
   defaultFile: '/etc/fleetreel/agent.yaml',
   settings,
 } satisfies Program<typeof settings>;

@@ -147,6 +147,31 @@ test('sessions of before are sent first, each under its own; another agent that 
   expect(await drain(spool)).toEqual([1, 2, 3].map((sequence) => [sessions[1], sequence]));
 });
 
+test('what somebody else has sent is no loss; what can not be read any more is one, and stops nothing', async () => {
+  const folder = temporaryFolder();
+  for (const session of sessions.slice(0, 2)) {
+    const { spool } = spoolOf(folder, {}, session);
+    await spool.look();
+    await spool.write(frames(1, 3));
+    await spool.close();
+  }
+  makeQuiet(folder);
+  const { spool, losses, telemetry } = spoolOf(folder, {}, sessions[2]);
+  await spool.look();
+  await spool.write(frames(4, 5));
+  await spool.mark();
+  await spool.write(frames(6, 7));
+  const [other, , own] = readdirSync(folder).toSorted();
+  rmSync(join(folder, other!));
+  rmSync(join(folder, own!));
+  expect(await drain(spool)).toEqual([
+    ...[1, 2, 3].map((sequence) => [sessions[1], sequence]),
+    ...[6, 7].map((sequence) => [sessions[2], sequence]),
+  ]);
+  expect(losses).toEqual([[sessions[2], 'corrupt', 4, 5]]);
+  expect(telemetry.spoolRecordsCorrupt).toBe(1);
+});
+
 test('files of before: a torn end, a damaged record, one that is damaged as a whole, one that is newer, one that is not ours', async () => {
   const folder = temporaryFolder();
   const before = spoolOf(folder, { bytes: 16_000 });

@@ -406,25 +406,22 @@ export class Spool {
     for (const file of this.#files) {
       if (file.sentAt_ms !== undefined || file.number > numberMax) continue;
       if (this.#active?.file === file) await this.#seal();
-      if (file.session !== session && !(await this.#isQuiet(file))) continue;
-      if (this.#read?.file !== file) {
-        try {
-          const { records, damages } = readSegment(await readFile(file.path));
-          if (damages.length > file.damages) this.#tell(file.path, damages);
-          file.damages = damages.length;
-          file.frames = records.length;
-          this.#read = { file, records };
-        } catch (cause) {
-          telemetry.spoolUnreadable(file.path, sentence(cause));
-          this.#give(file, 'corrupt');
-          this.#files = this.#files.filter((one) => one !== file);
-          continue;
-        }
+      try {
+        if (file.session !== session && !(await this.#isQuiet(file))) continue;
+        if (this.#read?.file !== file) await this.#readAll(file);
+      } catch (cause) {
+        this.#files = this.#files.filter((one) => one !== file);
+        // Another agent on this machine has sent and removed it.
+        if (file.session !== session && (cause as NodeJS.ErrnoException).code === 'ENOENT') continue;
+        telemetry.spoolUnreadable(file.path, sentence(cause));
+        this.#give(file, 'corrupt');
+        continue;
       }
       const frames: SpooledFrame[] = [];
       const places: number[] = [];
       let bytes = 0;
-      for (const [index, record] of this.#read.records.entries()) {
+      const { records } = this.#read as { records: readonly SegmentRecord[] };
+      for (const [index, record] of records.entries()) {
         if (index < file.sent) continue;
         if (record.session === session && this.#elsewhere.has(record.sequence)) continue;
         if (frames.length >= countMax || (frames.length > 0 && bytes + record.bytes.length > bytesMax)) break;
@@ -434,7 +431,7 @@ export class Spool {
       }
       if (frames.length > 0) {
         // What is behind the last one need not be sent: with it the file is done.
-        const rest = this.#read.records.slice(places.at(-1));
+        const rest = records.slice(places.at(-1));
         if (rest.every((record) => record.session === session && this.#elsewhere.has(record.sequence)))
           places[places.length - 1] = file.frames;
         return { file, frames, places };
@@ -443,6 +440,14 @@ export class Spool {
       this.#complete(file);
     }
     return undefined;
+  }
+
+  async #readAll(file: File): Promise<void> {
+    const { records, damages } = readSegment(await readFile(file.path));
+    if (damages.length > file.damages) this.#tell(file.path, damages);
+    file.damages = damages.length;
+    file.frames = records.length;
+    this.#read = { file, records };
   }
 
   /** Whether nobody writes to a file of another session any more: an agent that is displaced may still be ending. */
