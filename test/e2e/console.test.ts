@@ -308,6 +308,17 @@ test('events: newest first, by kind, host and word, in the URL; new ones come by
   await expect.poll(names, { timeout: 20 * second }).toEqual(['newest', 'newer', 'older']);
 });
 
+test('what could not be stored is said on the page of events, with the reason', async () => {
+  await spruce.publish({}, Date.now(), () => Buffer.from('no frame'));
+  await page.goto(`${stack.address}/events?host=spruce`);
+  const letters = page.getByTestId('dead-letters');
+  await expect
+    .poll(async () => (await page.reload()) && (await letters.locator('summary').count()), { timeout: 20 * second })
+    .toBe(1);
+  await letters.locator('summary').click();
+  await letters.getByText('spruce: undecodable, not a frame').waitFor();
+});
+
 test('the first load of the console is light', async () => {
   const fresh = await browser.newContext();
   const visit = await fresh.newPage();

@@ -1,5 +1,15 @@
 // The only place that asks the collector over HTTP. Types come from the contract, nothing else does.
-import type { Aggregation, Catalog, Host, Hosts, Latest, Problem, Rows, Series } from '@fleetreel/proto/http';
+import type {
+  Aggregation,
+  Catalog,
+  DeadLetters,
+  Host,
+  Hosts,
+  Latest,
+  Problem,
+  Rows,
+  Series,
+} from '@fleetreel/proto/http';
 
 export type { Aggregation, Catalog, Host, Latest, Problem, Rows, Series };
 export type Table = Catalog['tables'][number];
@@ -21,6 +31,9 @@ export type SeriesQuery = {
 
 /** What `rows` is asked. */
 export type RowsQuery = Pick<SeriesQuery, 'table' | 'hosts' | 'labels' | 'from' | 'to'> & { limit: number };
+
+/** What `dead-letters` is asked: an empty host means all. */
+export type DeadLettersQuery = { host: string; from: number | string; to: number | string; limit: number };
 
 /** Who is told how many requests are under way, and what time it is at the collector (to the second). */
 export type Observer = { pending?: (count: number) => void; clock?: (now: number) => void };
@@ -82,6 +95,11 @@ export class Api {
   /** Rows of a range, the newest first. */
   rows({ table, hosts, labels, from, to, limit }: RowsQuery, signal?: AbortSignal): Promise<Rows> {
     return this.#ask('GET', 'rows', { table, host: hosts, from, to, limit, ...named(labels) }, signal);
+  }
+
+  /** Messages that could not be stored, the newest first. */
+  deadLetters(query: DeadLettersQuery, signal?: AbortSignal): Promise<DeadLetters> {
+    return this.#ask('GET', 'dead-letters', query, signal);
   }
 
   async #ask<T>(method: string, path: string, parameters: Parameters, signal?: AbortSignal): Promise<T> {
