@@ -55,10 +55,11 @@ export class NewestFrame {
     this.arrived = arrived;
     const { time_us } = header;
     this.clockSkewSeconds = kind === 'frame' ? (arrived * 1000 - time_us) / 1_000_000 : null;
+    for (const slice of slices) this.#slices.set(slice.table, { ...slice, time_us });
     if (before)
       for (const [table, slice] of before.#slices)
-        if (time_us - slice.time_us <= slowTableMicroseconds) this.#slices.set(table, slice);
-    for (const slice of slices) this.#slices.set(slice.table, { ...slice, time_us });
+        if (!this.#slices.has(table) && time_us - slice.time_us <= slowTableMicroseconds)
+          this.#slices.set(table, alone(slice));
     this.tables = slices.map(({ table }) => table);
   }
 
@@ -72,6 +73,12 @@ export class NewestFrame {
   peek(table: Table): Rows | undefined {
     return this.#rows.has(table) ? this.#rows.get(table) : decode(this.#slices.get(table));
   }
+}
+
+/** A table that outlives its frame, as a copy: a part of the frame would keep all of it. */
+function alone(slice: Slice): Slice {
+  const { bytes } = slice;
+  return bytes.length === bytes.buffer.byteLength ? slice : { ...slice, bytes: new Uint8Array(bytes) };
 }
 
 function decode(slice: Slice | undefined): Rows | undefined {
