@@ -21,6 +21,7 @@ import { execute, StatementError } from '#store/admin.ts';
 import { Reader } from '#store/reader.ts';
 import { Rollups } from '#store/rollup.ts';
 import { keepTables, rollupDays } from '#store/schema.ts';
+import { resumeSuspended } from '#store/suspended.ts';
 import { Writer } from '#store/writer.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
 
@@ -85,6 +86,7 @@ async function run(settings: Settings): Promise<number> {
     const writer = new Writer(settings.questdb, tables, telemetry);
     closing.push(() => writer.close());
     const rollups = new Rollups(settings.questdb, telemetry, clock);
+    const written = (times: readonly number[]) => rollups.written(times);
     const ingest = new Ingest({
       log,
       store: settings.store,
@@ -92,11 +94,15 @@ async function run(settings: Settings): Promise<number> {
       rawMilliseconds: days * day,
       writer,
       registry,
-      written: (times) => rollups.written(times),
+      written,
       telemetry,
       clock,
     });
-    running.push(rollups.run(signal), watchBounds(log, settings.store, telemetry, clock, signal));
+    running.push(
+      rollups.run(signal),
+      watchBounds(log, settings.store, telemetry, clock, signal),
+      resumeSuspended(settings.questdb, { telemetry, clock, written }, signal),
+    );
     await ingest.run(signal, abandon.signal);
   } catch (cause) {
     if (!signal.aborted) throw cause;

@@ -120,6 +120,18 @@ export class Telemetry {
     this.log.warn({ reason }, 'the store refused a write; the rows at fault are looked for');
   }
 
+  /** Rows of these tables stay invisible until they are resumed. */
+  tablesSuspended(count: number, reason: string): void {
+    this.log.error(
+      { count, reason },
+      'the store has suspended tables: their rows wait; they are resumed until it works',
+    );
+  }
+
+  tablesResumed(): void {
+    this.log.info('the store writes all tables again');
+  }
+
   storeFailed(reason: string): void {
     this.#writes.inc({ result: 'failed' });
     this.unusable('questdb', reason);

@@ -10,6 +10,12 @@ export class RowsRefused extends Error {
   override name = 'RowsRefused';
 }
 
+/**
+ * What QuestDB says, as of rows that it refuses, when the system has not let it write: EIO, ENOMEM, ENFILE, EMFILE, ENOSPC, EROFS,
+ * EDQUOT. The table is named before anything that comes from a row.
+ */
+const systemFailure = /^[^:]*:[^:]*:write error: \w+, errno: (?:5|12|23|24|28|30|122), error: /;
+
 /** Sends rows to the store. */
 export class Writer {
   readonly #origin: string;
@@ -102,6 +108,8 @@ export class Writer {
     const text = await body.text();
     if (statusCode === 204) return;
     const said = message(text);
+    // Nothing is wrong with the rows: they are taken when the system lets it write again.
+    if (systemFailure.test(said)) throw new Error(`the store can't write: ${said}`);
     // A line that can't be read is answered 400, one whose text is not UTF-8 is answered 500.
     if (statusCode === 400 || said.includes('failed to parse line protocol')) throw new RowsRefused(said);
     if (statusCode === 401 || statusCode === 403)
