@@ -54,12 +54,21 @@ export class Stack implements AsyncDisposable {
     this.grpcAddress = `127.0.0.1:${grpcPort}`;
   }
 
-  /** Starts the servers and the collector, and waits until it can serve. */
-  static async start(): Promise<Stack> {
+  /**
+   * Starts the servers and the collector, and waits until it can serve.
+   * @param data folders of the servers; temporary ones by default
+   */
+  static async start(data: { nats?: string; questdb?: string } = {}): Promise<Stack> {
     if (!existsSync(join(root, 'apps/web/build/index.html')))
       throw new Error('The console is not built, and the collector serves the built one: run `pnpm build` first.');
     const folder = await mkdtemp(join(tmpdir(), 'fleetreel-stack-'));
-    const stack = new Stack(await startNats(), await startQuestdb(), folder, await freePort(), await freePort());
+    const stack = new Stack(
+      await startNats(data.nats === undefined ? {} : { data: data.nats }),
+      await startQuestdb(data.questdb === undefined ? {} : { data: data.questdb }),
+      folder,
+      await freePort(),
+      await freePort(),
+    );
     try {
       await stack.startCollector();
     } catch (error) {
@@ -69,9 +78,12 @@ export class Stack implements AsyncDisposable {
     return stack;
   }
 
-  /** Starts the collector; again after it was killed or stopped, on the same ports. */
-  async startCollector(): Promise<void> {
-    this.collector = await startProgram(programs.collector, ['run', ...this.collectorFlags()]);
+  /**
+   * Starts the collector; again after it was killed or stopped, on the same ports.
+   * @param natsUrl by which it reaches the log
+   */
+  async startCollector(natsUrl = this.nats.url): Promise<void> {
+    this.collector = await startProgram(programs.collector, ['run', ...this.collectorFlags(natsUrl)]);
     this.#started.push(this.collector);
     await this.ready();
   }
@@ -102,10 +114,10 @@ export class Stack implements AsyncDisposable {
     }
   }
 
-  collectorFlags(): string[] {
-    const { nats, questdb } = this;
+  collectorFlags(natsUrl = this.nats.url): string[] {
+    const { questdb } = this;
     return flags({
-      'nats-url': nats.url,
+      'nats-url': natsUrl,
       'questdb-http-url': questdb.httpUrl,
       'questdb-pg-host': questdb.pgHost,
       'questdb-pg-port': questdb.pgPort,

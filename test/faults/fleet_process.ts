@@ -90,9 +90,12 @@ class Host {
     const { interval_ms, hosts } = options;
     // Hosts of a fleet don't tick at the same moment.
     const phase_ms = ((this.#number % hosts) / hosts) * interval_ms;
-    while (!stopping.signal.aborted) {
-      const now_ms = performance.timeOrigin + performance.now() - phase_ms;
-      await pause(interval_ms - (now_ms % interval_ms), undefined, { signal: stopping.signal }).catch(() => undefined);
+    const now_ms = () => performance.timeOrigin + performance.now() - phase_ms;
+    // A timer may come a little early: no tick comes twice.
+    for (let tick = 0; !stopping.signal.aborted; ) {
+      tick = Math.max(tick + 1, Math.ceil(now_ms() / interval_ms));
+      const wait_ms = Math.max(0, tick * interval_ms - now_ms());
+      await pause(wait_ms, undefined, { signal: stopping.signal }).catch(() => undefined);
       if (!stopping.signal.aborted) this.#tick();
     }
   }

@@ -21,8 +21,10 @@ export type Verdict = {
   stored: number;
   /** Acknowledged, and neither stored nor put aside with a reason. */
   lost: string[];
-  /** Stored more than once, or rows of tables that should not be there. */
+  /** Stored more than once. */
   doubled: string[];
+  /** Tables that have more or fewer rows than the stored frames. */
+  uneven: string[];
   /** Stored, though nobody sampled them. */
   foreign: string[];
   /** Sampled, never acknowledged, and nobody says why they are not stored. */
@@ -58,8 +60,8 @@ export async function verify(options: VerifyOptions): Promise<Verdict> {
   return verdict as Verdict;
 }
 
-export const isClean = ({ lost, doubled, foreign, unexplained }: Verdict): boolean =>
-  lost.length + doubled.length + foreign.length + unexplained.length === 0;
+export const isClean = ({ lost, doubled, uneven, foreign, unexplained }: Verdict): boolean =>
+  lost.length + doubled.length + uneven.length + foreign.length + unexplained.length === 0;
 
 /** A verdict in some lines. */
 export function describeVerdict(verdict: Verdict): string {
@@ -71,6 +73,7 @@ export function describeVerdict(verdict: Verdict): string {
       `${explained.loss} by the table of losses, ${explained.dead} by dead letters, ${explained.killed} within a killed process`,
     ...few('LOST', verdict.lost),
     ...few('DOUBLED', verdict.doubled),
+    ...few('UNEVEN', verdict.uneven),
     ...few('FOREIGN', verdict.foreign),
     ...few('UNEXPLAINED', verdict.unexplained),
   ].join('\n');
@@ -89,6 +92,7 @@ async function count(
     stored: 0,
     lost: [],
     doubled: [],
+    uneven: [],
     foreign: [],
     unexplained: [],
     explained: { loss: 0, dead: 0, killed: 0 },
@@ -101,7 +105,7 @@ async function count(
     const own = sessions.get(`${host} ${session}`);
     for (const sequence of found.keys()) if (!own?.sampled.has(sequence)) verdict.foreign.push(`${key} ${sequence}`);
   }
-  verdict.doubled.push(...(await tooManyRows(stack, frames, sessions, stored)));
+  verdict.uneven.push(...(await unevenTables(stack, frames, sessions, stored)));
   return verdict;
 }
 
@@ -188,7 +192,7 @@ async function lossesOf({ questdb }: VerifyOptions['stack']): Promise<Loss[]> {
 }
 
 /** Tables that have not exactly the rows of the stored frames. */
-async function tooManyRows(
+async function unevenTables(
   { questdb }: VerifyOptions['stack'],
   frames: string,
   sessions: ReadonlyMap<string, Session>,
