@@ -2,10 +2,12 @@
 
 import { printable } from '@fleetreel/deploy/local/printable';
 import type {
+  Coverage,
   DeadLetter,
   DeadLetterBytes,
   DeadLetterOutcome,
   DeadLetters as DeadLetterPage,
+  Hole,
   Hosts,
   Latest,
   Row,
@@ -216,6 +218,34 @@ export class Collector implements Disposable {
       this.#dead.DiscardDeadLetters({ choice }, this.#options(), (error, answer) => {
         if (error || !answer?.outcome) return reject(this.#error(error));
         resolve(outcomeOf(answer.outcome));
+      });
+    });
+  }
+
+  /** @throws CallError */
+  coverage(question: Parameters<InstanceType<typeof Query>['Coverage']>[0]): Promise<Coverage> {
+    return new Promise((resolve, reject) => {
+      this.#query.Coverage(question, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          from: answer.from_ms,
+          to: answer.to_ms,
+          hosts: answer.hosts.map(({ host, percent, percent_in_time, holes, truncated }) => ({
+            host,
+            percent,
+            percentInTime: percent_in_time,
+            holes: holes.map((hole) => ({
+              begin: hole.begin_ms,
+              end: hole.end_ms ?? null,
+              cause: hole.cause as Hole['cause'],
+              session: hole.session || null,
+              nextSession: hole.next_session || null,
+              missingFrames: hole.missing_frames === undefined ? null : Number(hole.missing_frames),
+              healed: hole.healed_ms ?? null,
+            })),
+            truncated,
+          })),
+        });
       });
     });
   }

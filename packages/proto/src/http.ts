@@ -168,6 +168,56 @@ export const DeadLetterOutcome = Type.Object({
 });
 export type DeadLetterOutcome = Static<typeof DeadLetterOutcome>;
 
+/** Why there is a hole in what a host sent. */
+export const holeCauses = [
+  'agent_down',
+  'reboot',
+  'skipped',
+  'link_down',
+  'spool_bytes',
+  'spool_age',
+  'queue',
+  'disk',
+  'corrupt',
+  'too_large',
+  'dead_letter',
+  'no_contact',
+  'unknown',
+] as const;
+export type HoleCause = (typeof holeCauses)[number];
+
+export const Hole = Type.Object({
+  begin: ms('When the first missing frame was due'),
+  end: nullable(ms('Time of the first frame after it; null while nothing came since')),
+  cause: Type.Enum([...holeCauses], {
+    description:
+      'agent_down: the agent was stopped, killed or started anew. reboot: the machine was. skipped: the agent ran and did not sample, the host was suspended or too busy. link_down: the frames came later. spool_bytes, spool_age, queue: a bound of the agent was hit; disk, corrupt: its spool failed; too_large: of a frame. dead_letter: put aside by the collector. no_contact: there is no frame before, or none since. unknown: nothing explains it',
+  }),
+  session: nullable(Type.String({ description: 'The session of the agent before the hole, 16 hexadecimal digits' })),
+  nextSession: nullable(Type.String({ description: 'The session after it' })),
+  missingFrames: nullable(
+    Type.Integer({ description: 'Frames that were made and are not stored, or were not in time; null where unknown' }),
+  ),
+  healed: nullable(ms('When the last of the frames arrived after all; null where they did not')),
+});
+export type Hole = Static<typeof Hole>;
+
+/** What of a range is stored of hosts, and what is not. */
+export const Coverage = Type.Object({
+  from: ms('Begin of the range'),
+  to: ms('End of the range, exclusive, at most now'),
+  hosts: Type.Array(
+    Type.Object({
+      host: Type.String(),
+      percent: Type.Number({ description: 'Share of the range of which there are frames now' }),
+      percentInTime: Type.Number({ description: 'Share of the range of which there were frames in time' }),
+      holes: Type.Array(Hole, { description: 'By begin. They may overlap, and reach beyond the range' }),
+      truncated: Type.Boolean({ description: 'Whether there are more holes, later ones' }),
+    }),
+  ),
+});
+export type Coverage = Static<typeof Coverage>;
+
 /** What the console sends over `GET live` (WebSocket): one JSON object per message. */
 export const LiveRequest = Type.Union([
   Type.Object({

@@ -998,6 +998,7 @@ test('the document describes every route', async () => {
   expect(Object.keys(document.paths).sort()).toEqual(
     [
       'catalog',
+      'coverage',
       'dead-letters',
       'dead-letters/redrive',
       'dead-letters/{sequence}',

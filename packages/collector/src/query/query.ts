@@ -1,7 +1,9 @@
 // The questions that both faces of the API pass on.
 import type { Clock } from '#clock.ts';
 import type { Newest } from '#live/newest.ts';
+import type { DeadLetters } from '#log/dead.ts';
 import type { Registry } from '#log/registry.ts';
+import { type CoverageQuestion, queryCoverage } from '#query/coverage.ts';
 import { type FleetQuestion, queryFleet } from '#query/fleet.ts';
 import { Hosts } from '#query/hosts.ts';
 import { type LatestQuestion, queryLatest } from '#query/latest.ts';
@@ -49,6 +51,12 @@ export class Query {
   /** The newest values of the fleet as a page for Prometheus, in pieces. @throws ApiError */
   fleet(tenant: string, question: FleetQuestion): AsyncGenerator<string> {
     return queryFleet({ ...this.#parts, hosts: this.hosts }, tenant, question);
+  }
+
+  /** @throws ApiError */
+  coverage(tenant: string, question: CoverageQuestion, letters: Pick<DeadLetters, 'list'>) {
+    const now = this.#parts.clock.now_us() / 1000;
+    return queryCoverage({ ...this.#parts, hosts: this.hosts }, letters, tenant, question, now);
   }
 
   close(): void {

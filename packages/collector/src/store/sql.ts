@@ -149,6 +149,86 @@ function within({ tenant, hosts, from_us, to_us }: Span): { where: string; value
   return hosts.length > 0 ? { where: `${times} AND host IN $4`, values: [...values, hosts] } : { where: times, values };
 }
 
+/** What comes so much later than its own time is late, milliseconds, or three intervals where those are longer. */
+export const lateMilliseconds = 10_000;
+
+/** Frames at which something begins or ends; what a host needs beyond `lateMilliseconds` is given by host, milliseconds. */
+export type Edges = {
+  tenant: string;
+  hosts: readonly string[];
+  from: number;
+  to: number;
+  allowances: ReadonlyMap<string, number>;
+};
+
+/**
+ * The first and the last frame of each host, those beside a hole in time, and those where late ones begin or end: host, ts,
+ * session, sequence, interval_ms, received, whether it is late, ts of the frame before it. By host and ts.
+ */
+export function frameEdges({ tenant, hosts, from, to, allowances }: Edges, limit: number): Statement {
+  // Of one host the order of the table is enough: several times as fast as parts by host.
+  const over = hosts.length === 1 ? 'OVER (ORDER BY ts)' : 'OVER (PARTITION BY host ORDER BY ts)';
+  const values: unknown[] = [tenant, hosts, time(from), time(to)];
+  const frames =
+    `SELECT host, ts, session, sequence, interval_ms, received, ${late(allowances, values)} AS late` +
+    ' FROM "frame" WHERE tenant = $1 AND host IN $2 AND ts >= $3 AND ts < $4';
+  const beside = (function_: 'lag' | 'lead', name: string) =>
+    ['ts', 'interval_ms', 'late'].map((column) => `${function_}(${column}) ${over} AS ${name}_${column}`).join(', ');
+  const gap = (earlier: string, later: string, interval: string) =>
+    `${long(later)} - ${long(earlier)} > 1500 * CASE WHEN ${interval} > interval_ms THEN ${interval} ELSE interval_ms END`;
+  return {
+    text:
+      `SELECT host, ts, session, sequence, interval_ms, received, late, before_ts FROM (SELECT *, ${beside('lag', 'before')}, ${beside('lead', 'after')}` +
+      ` FROM (${frames})) WHERE before_ts IS NULL OR after_ts IS NULL OR late <> before_late OR late <> after_late` +
+      ` OR ${gap('before_ts', 'ts', 'before_interval_ms')} OR ${gap('ts', 'after_ts', 'after_interval_ms')}` +
+      ` ORDER BY host, ts LIMIT ${whole(limit)}`,
+    values,
+  };
+}
+
+/** The last frame of each of these hosts before a time, or the first from it on: as `frameEdges`, within a range. */
+export function frameNearest(which: 'last' | 'first', { tenant, hosts, from, to, allowances }: Edges): Statement {
+  const values: unknown[] = [tenant, hosts, time(from), time(to)];
+  const columns = `${late(allowances, values)} AS late`;
+  const where = '"frame" WHERE tenant = $1 AND host IN $2 AND ts >= $3 AND ts < $4';
+  const all = 'host, ts, session, sequence, interval_ms, received';
+  if (which === 'last')
+    return {
+      text: `SELECT ${all}, late, NULL FROM (SELECT ${all}, ${columns} FROM (SELECT tenant, ${all} FROM ${where} LATEST ON ts PARTITION BY tenant, host))`,
+      values,
+    };
+  const first = ['ts', 'session', 'sequence', 'interval_ms', 'received'].map((name) => `first(${name}) AS ${name}`);
+  return {
+    text: `SELECT ${all}, ${columns}, NULL FROM (SELECT host, ${first.join(', ')} FROM ${where})`,
+    values,
+  };
+}
+
+/** Whether a frame is late, as 0 or 1. */
+function late(allowances: ReadonlyMap<string, number>, values: unknown[]): string {
+  const cases = [...allowances].map(([host, ms]) => `WHEN host = $${values.push(host)} THEN ${whole(ms) * 1000}`);
+  const allowance = cases.length > 0 ? ` + CASE ${cases.join(' ')} ELSE 0 END` : '';
+  const most = `(CASE WHEN 3 * interval_ms > ${lateMilliseconds} THEN 3000 * interval_ms ELSE ${lateMilliseconds * 1000} END${allowance})`;
+  // Rows of before the column are taken to be in time.
+  return `CASE WHEN received IS NULL THEN 0 WHEN ${long('received')} - ${long('ts')} > ${most} THEN 1 ELSE 0 END`;
+}
+
+const long = (column: string): string => `cast(${column} AS long)`;
+
+/** When the machine was booted, by frames of some hosts: host, ts, uptime_seconds. */
+export function uptimes(tenant: string, frames: readonly { host: string; time_us: number }[]): Statement {
+  const values: unknown[] = [tenant];
+  const bind = (value: unknown) => `$${values.push(value)}`;
+  const times = frames.map(({ time_us }) => time_us);
+  const from = bind(microseconds(Math.min(...times)));
+  const to = bind(microseconds(Math.max(...times)));
+  const each = frames.map(({ host, time_us }) => `(host = ${bind(host)} AND ts = ${bind(microseconds(time_us))})`);
+  return {
+    text: `SELECT host, ts, uptime_seconds FROM "load" WHERE tenant = $1 AND ts >= ${from} AND ts <= ${to} AND (${each.join(' OR ')})`,
+    values,
+  };
+}
+
 function sampled(selection: Selection, from: string, columns: string[], stepMs: number, limit: number): Statement {
   const { where, values } = conditions(selection);
   const [ts, ...names] = entity(selection.table);

@@ -2,6 +2,7 @@ import { catalog, fromHex } from '@fleetreel/proto';
 import type { QueryHandlers } from '@fleetreel/proto/services';
 import type { FaceParts } from '#api/faces.ts';
 import { unary } from '#api/grpc/status.ts';
+import type { Hole } from '#query/holes.ts';
 import type { HostState } from '#query/hosts.ts';
 import type { LatestRow } from '#query/latest.ts';
 
@@ -52,6 +53,21 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
         })),
       };
     }),
+    Coverage: unary(parts, 'Query/Coverage', async (question) => {
+      const { query, deadLetters } = rooms();
+      const { from, to, hosts } = await query.coverage(tenant, question, deadLetters);
+      return {
+        from_ms: from,
+        to_ms: to,
+        hosts: hosts.map(({ host, percent, percentInTime, holes, isTruncated }) => ({
+          host,
+          percent,
+          percent_in_time: percentInTime,
+          holes: holes.map(holeMessage),
+          truncated: isTruncated,
+        })),
+      };
+    }),
   };
 }
 
@@ -59,6 +75,17 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
 const rowMessage = (row: LatestRow) => ({
   ...row,
   values: Object.fromEntries(Object.entries(row.values).filter(([, value]) => !Number.isNaN(value))),
+});
+
+/** A hole in the form of the gRPC contract: what is not known is missing. */
+const holeMessage = ({ begin_us, end_us, cause, session, nextSession, missing, healed_us }: Hole) => ({
+  begin_ms: begin_us / 1000,
+  cause,
+  session: session ?? '',
+  next_session: nextSession ?? '',
+  ...(end_us === null ? {} : { end_ms: end_us / 1000 }),
+  ...(missing === null ? {} : { missing_frames: missing }),
+  ...(healed_us === null ? {} : { healed_ms: healed_us / 1000 }),
 });
 
 /** A host in the form of the gRPC contract. */

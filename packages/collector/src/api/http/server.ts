@@ -8,6 +8,7 @@ import type { App } from '#api/http/app.ts';
 import { catalogRoutes } from '#api/http/catalog.ts';
 import { compress } from '#api/http/compress.ts';
 import { serveConsole } from '#api/http/console.ts';
+import { coverageRoutes } from '#api/http/coverage.ts';
 import { deadLetterRoutes } from '#api/http/dead_letters.ts';
 import { docs } from '#api/http/docs.ts';
 import { fleetRoutes } from '#api/http/fleet.ts';
@@ -98,6 +99,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
       latestRoutes(api, parts);
       rowsRoutes(api, parts);
       seriesRoutes(api, parts);
+      coverageRoutes(api, parts);
       liveRoutes(api, parts);
       replayRoutes(api, parts);
       deadLetterRoutes(api, parts);
