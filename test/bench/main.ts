@@ -11,13 +11,14 @@ import { freshness } from './freshness.ts';
 import { growth } from './growth.ts';
 import { ingest } from './ingest.ts';
 import { llmProxy } from './llm_proxy.ts';
+import { replay } from './replay.ts';
 
-const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'growth', 'l1'] as const;
+const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth', 'l1'] as const;
 
 const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
 
 Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a day of ticks,
-         p3 size of a frame, p4 ingest, p5 decode, p6 freshness,
+         p3 size of a frame, p4 ingest, p5 decode, p6 freshness, p8 replay,
          growth (P9): CPU, memory, lag and latency of each part with more and more hosts,
          l1 what llm-proxy adds to the time to the first token
 
@@ -27,6 +28,7 @@ Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a da
   --ticks N     frames of each of them (400)
   --groups N,N  numbers of hosts whose freshness is measured (10,100,1000)
   --watch N     seconds for which each of them is watched (20)
+  --frames N    frames of the log that is replayed (200000; the figure asks for 1000000)
   --sizes N,N   numbers of hosts whose growth is watched (100,500,1000,2000)
   --grow N      seconds for which each of them is watched (40), after --warm-up N (15)
   --rows N      rows of a frame of these hosts (200)
@@ -45,6 +47,7 @@ const settings = {
     ticks: { type: 'string', default: '400' },
     groups: { type: 'string', default: '10,100,1000' },
     watch: { type: 'string', default: '20' },
+    frames: { type: 'string', default: '200000' },
     sizes: { type: 'string', default: '100,500,1000,2000' },
     grow: { type: 'string', default: '40' },
     'warm-up': { type: 'string', default: '15' },
@@ -89,7 +92,7 @@ async function main(): Promise<void> {
   }
   // Everything begins with real frames of this machine; for the rest half a minute of them is enough.
   const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 30);
-  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'growth');
+  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth');
   if (needsAgent) say(`The agent runs for ${agentSeconds} s ...`);
   const run = needsAgent ? await runAgent(agentSeconds) : undefined;
   if (run && wanted('p1')) {
@@ -111,6 +114,11 @@ async function main(): Promise<void> {
   if (run && wanted('p6')) {
     say(`The freshness of ${groups.join(', ')} hosts is watched ...`);
     found.push(...(await freshness(run.frames, groups, watch)));
+  }
+  if (run && wanted('p8')) {
+    const frames = positive('frames', options.frames);
+    say(`${frames} frames are recorded and replayed ...`);
+    found.push(...(await replay(run.frames, frames)));
   }
   if (run && wanted('growth')) {
     const [watched_s, warmUp_s, rows] = (['grow', 'warm-up', 'rows'] as const).map((name) =>

@@ -1074,7 +1074,7 @@ describe('a replay session', () => {
     session.send({ type: 'step' });
     await until(values).toEqual([0]);
     expect(session.of('rows')[0]).toMatchObject({ id: 'm', host: 'actor', intervalMs: 1000, skipped: 0 });
-    const [{ time = 0 } = {}] = session.of('rows');
+    const time = session.of('rows')[0]?.time ?? 0;
     session.send({ type: 'seek', to: String(time + 100) });
     session.send({ type: 'step', frames: 2 });
     await until(values).toEqual([0, 10, 11]);

@@ -118,9 +118,13 @@ async function fillLog(): Promise<void> {
   const live = Array.from({ length: kinds.live }, (_, index) => index);
   // Not in their order: neighbours are exchanged, as hosts that are near and far are.
   live.sort((a, b) => ((a * 7919) % 40) - ((b * 7919) % 40));
-  for (const index of live)
-    for (const host of ['live-1', 'live-2'])
-      await publishFrame(host, frame(host, index + 1, start_us + index * 1000), messageId(session(host), index + 1));
+  await Promise.all(
+    live.flatMap((index) =>
+      ['live-1', 'live-2'].map((host) =>
+        publishFrame(host, frame(host, index + 1, start_us + index * 1000), messageId(session(host), index + 1)),
+      ),
+    ),
+  );
   await publishFrame('live-1', Buffer.from('no frame'));
   await publishBatch(
     'upload',

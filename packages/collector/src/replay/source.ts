@@ -1,17 +1,17 @@
 // The frames of a range in the order in which they are played.
 //
 // A frame is played at its own time. The log is in the order of storing, so frames are looked ahead for: those that the log
-// stored within `orderMilliseconds` of their own time are put in order by reading so far ahead. Those that came later came in
+// stored within `orderMilliseconds` after their own time are put in order by reading so far ahead. Those that came later came in
 // batches, drained from a spool: batches are few, so all that were stored since the begin of the range are looked through once,
-// and those with late frames of the range are read again when their time comes. A frame that was sent live and is further off
-// than that comes from a host whose clock was wrong: it is played at the time at which the log stored it. Frames of one time
+// and those with late frames of the range are read again when their time comes. A frame that was sent live and is later
+// than that, or more than `aheadMilliseconds` before its time, comes from a host whose clock was wrong: it is played at the time at which the log stored it. Frames of one time
 // come in the order of host, session and sequence, and each (host, session, sequence) once.
 import type { Table } from '@fleetreel/proto';
 import { frameHeader, keepTables } from '@fleetreel/proto/bytes';
 import { ApiError } from '@fleetreel/proto/errors';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import type { Clock } from '#clock.ts';
-import { lateBatchesMax, lateCacheBytesMax, orderBytesMax, orderMilliseconds } from '#limits.ts';
+import { aheadMilliseconds, lateBatchesMax, lateCacheBytesMax, orderBytesMax, orderMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { framesOf } from '#log/frames.ts';
 import { streamName } from '#log/stream.ts';
@@ -40,6 +40,7 @@ export type Hole = { to_us: number };
 export type Item = { at: number; session: string; sequence: number; frame: ReelFrame };
 
 const order_us = orderMilliseconds * 1000;
+const ahead_us = aheadMilliseconds * 1000;
 /** A slice of late frames that is read at once, microseconds of recording. */
 const slice_us = 10_000_000;
 
@@ -183,13 +184,13 @@ export class Source {
       released = Math.max(released, until);
     };
     const subjects = subjectsOf(tenant, ['frame', 'batch'], hosts);
-    const from = bySequence && from_us <= this.from_us ? { sequence: range.first } : { time_us: from_us - order_us };
+    const from = bySequence && from_us <= this.from_us ? { sequence: range.first } : { time_us: from_us - ahead_us };
     for await (const messages of readLog(log, { subjects, from, last: this.#last }, clock, signal)) {
       for (const message of messages) {
         if (bySequence && message.sequence < range.first) continue;
         for (const item of this.#items(message)) {
           if (!bySequence && isLate(message, item)) continue;
-          if (item.at > message.stored_us + order_us || item.at < message.stored_us - order_us)
+          if (item.at > message.stored_us + ahead_us || item.at < message.stored_us - order_us)
             item.at = message.stored_us;
           if (item.at < from_us || item.at >= this.to_us) continue;
           item.frame.time_us = item.at;
