@@ -59,6 +59,15 @@ const settings = Type.Object({
       description: 'How long the store keeps rows at full resolution, in whole days',
     }),
   }),
+  rebuild: Type.Object({
+    from: text(
+      'beginning',
+      'Where in the log a rebuild begins: a time such as 2026-11-21T12:00:00Z, or how long ago, such as 24h',
+    ),
+  }),
+  stores: Type.Object({
+    remove: text('', 'The store that the command stores makes the log forget; its rows stay in QuestDB'),
+  }),
   console: Type.Optional(
     Type.String({ description: 'Folder of the built console; absent: the one beside the program' }),
   ),
@@ -79,8 +88,12 @@ export const program = {
   summary: 'Reads frames from the log, writes them to the store and serves them, live and historical',
   commands: {
     run: 'Collect and serve until it is stopped',
+    rebuild:
+      'Fill a store from the log, while agents and collectors go on, and verify that it holds what the log holds',
+    stores: 'List the stores that read the log, and how far each is behind',
     check: 'Say whether the settings are right and NATS and QuestDB can be reached',
   },
+  own: { rebuild: 'rebuild-', stores: 'stores-' },
   settings,
 } satisfies Program<typeof settings>;
 

@@ -21,6 +21,8 @@ export const workingMilliseconds = 5000;
 /** Longest wait for the log to confirm the last acknowledgement of a batch, milliseconds. */
 export const ackConfirmMilliseconds = 5000;
 
+/** How long the log keeps the place of a rebuild that does not read: it was killed. */
+export const rebuildIdleMilliseconds = 10 * 60_000;
 /** Pauses between tries to read a log that can't be read, milliseconds: a cluster elects a leader within seconds. */
 export const readAgainMilliseconds = { min: 100, max: 1000 } as const;
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 // The collector's command line: builds the rooms in the order of the data path and stops them in reverse. The only
 // file that touches arguments, environment, exit code and signals.
-import { milliseconds } from '@fleetreel/proto/duration';
-import { readSettings, SettingsError } from '@fleetreel/proto/settings';
+import { durationPattern, milliseconds } from '@fleetreel/proto/duration';
+import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { checkSettings, program, rawDays, type Settings } from '#config.ts';
 import { Ingest } from '#ingest/consumer.ts';
+import { rebuild } from '#ingest/rebuild.ts';
 import { watchBounds } from '#ingest/watch.ts';
 import { retryMilliseconds, stopMilliseconds } from '#limits.ts';
 import { Hub } from '#live/hub.ts';
@@ -14,6 +15,7 @@ import { Newest } from '#live/newest.ts';
 import { connectLog, type Log, openLog } from '#log/connect.ts';
 import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
+import { listStores, removeStore } from '#log/stores.ts';
 import { keepLog, type LogSettings } from '#log/stream.ts';
 import { Query } from '#query/query.ts';
 import { Replays } from '#replay/replays.ts';
@@ -28,13 +30,17 @@ import { sentence, Telemetry } from '#telemetry.ts';
 const clock = systemClock;
 const day = 86_400_000;
 
+const commands = { run, rebuild: rebuildStore, stores, check } satisfies Record<
+  keyof typeof program.commands,
+  (settings: Settings) => Promise<number>
+>;
+
 try {
   const invocation = readSettings(program, process.argv.slice(2), process.env);
   if ('help' in invocation) console.log(invocation.help);
   else {
     checkSettings(invocation.settings);
-    process.exitCode =
-      invocation.command === 'check' ? await check(invocation.settings) : await run(invocation.settings);
+    process.exitCode = await commands[invocation.command as keyof typeof commands](invocation.settings);
   }
 } catch (error) {
   const wrong = error instanceof SettingsError;
@@ -149,6 +155,99 @@ async function until(
       telemetry.unusable(dependency, sentence(cause));
     }
     await clock.sleep(pause, signal);
+  }
+}
+
+/** Fills the store from the log and says whether it then holds what the log holds; returns the exit code. */
+async function rebuildStore(settings: Settings): Promise<0 | 1> {
+  const from = beginning(settings.rebuild.from);
+  // What it does is told line by line; of the data path only what goes wrong is.
+  const telemetry = new Telemetry('warn');
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.on(signal, () =>
+      stopping.abort(new Error('it was stopped; what is stored stays, and a rebuild may be repeated')),
+    );
+  const log = await connectLog(settings.nats.url);
+  try {
+    // The stream and the buckets, but not yet the store's consumer: it is made to begin where the rebuild ends.
+    await keepLog(log, logSettings(settings), undefined, telemetry, 'missing');
+    const days = rawDays(settings);
+    const tables = () => keepTables(settings.questdb, days, telemetry);
+    await tables();
+    await using registry = await Registry.open(log, clock);
+    await using writer = new Writer(settings.questdb, tables, telemetry);
+    const isRight = await rebuild(
+      {
+        log,
+        store: settings.store,
+        from,
+        settings: settings.questdb,
+        rawMilliseconds: days * day,
+        writer,
+        rollups: new Rollups(settings.questdb, telemetry, clock),
+        registry,
+        telemetry,
+        clock,
+        say: (line) => console.log(line),
+      },
+      stopping.signal,
+    );
+    return isRight ? 0 : 1;
+  } finally {
+    await drained(log);
+  }
+}
+
+/** A time as RFC 3339, from one or from how long ago it is. @throws SettingsError */
+function beginning(text: string): string | undefined {
+  if (text === 'beginning') return undefined;
+  const time = new RegExp(durationPattern).test(text) ? clock.now_us() / 1000 - milliseconds(text) : Date.parse(text);
+  if (Number.isNaN(time))
+    throw new SettingsError(
+      `rebuild.from: "${text}" is neither a time such as 2026-11-21T12:00:00Z nor how long ago, such as 24h.`,
+    );
+  return new Date(time).toISOString();
+}
+
+/** Lists the stores that read the log, or forgets one; returns the exit code. */
+async function stores({ nats, stores: { remove } }: Settings): Promise<0 | 1> {
+  const log = await connectLog(nats.url);
+  try {
+    const found = await listStores(log, (pause) => clock.sleep(pause));
+    if (remove === '') {
+      const rows = found.map(({ name, behind, isRead, lastRead }) => [
+        name,
+        String(behind),
+        isRead ? 'yes' : 'no',
+        lastRead ?? 'never',
+      ]);
+      for (const [name = '', behind = '', isRead = '', lastRead = ''] of [
+        ['STORE', 'BEHIND', 'READ NOW', 'LAST READ'],
+        ...rows,
+      ])
+        console.log(`${name.padEnd(32)}  ${behind.padStart(12)}  ${isRead.padEnd(8)}  ${lastRead}`);
+      return 0;
+    }
+    const store = found.find(({ name }) => name === remove);
+    if (store === undefined)
+      throw new SettingsError(
+        `The log knows no store "${remove}". ${suggestion(
+          remove,
+          found.map(({ name }) => name),
+        )}`,
+      );
+    if (store.isRead)
+      throw new SettingsError(
+        `A collector reads for the store "${remove}" now: stop it, or it makes its place in the log again.`,
+      );
+    await removeStore(log, remove);
+    console.log(
+      `The log has forgotten the store ${remove}. Its rows are still in its QuestDB; a collector with --store ${remove} begins with the oldest message.`,
+    );
+    return 0;
+  } finally {
+    await log.connection.close();
   }
 }
 

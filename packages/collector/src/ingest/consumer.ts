@@ -37,14 +37,21 @@ import { sentence, type Telemetry } from '#telemetry.ts';
 export type IngestParts = {
   log: Log;
   store: string;
+  /** What is read from: the store's own consumer when undefined. */
+  consumer?: string;
+  /**
+   * Told of what can't be stored, by its place in the log and of a frame of a batch its place there, instead of putting it into
+   * the dead letters: that was done when it came.
+   */
+  aside?: (sequence: number, index: number | undefined) => void;
   /** Makes stream and consumer as they should be: tried when the log can't be read. */
   keepLog: () => Promise<void>;
   /** Frames older than this are put aside: the store would drop them without a word. */
   rawMilliseconds: number;
   writer: Writer;
   registry: Registry;
-  /** Told of every time at which rows were written, UTC in milliseconds. */
-  written: (times: readonly number[]) => void;
+  /** Told of the times of the frames that were written, UTC in milliseconds, and of how many rows they have. */
+  written: (times: readonly number[], rows: number) => void;
   telemetry: Telemetry;
   clock: Clock;
 };
@@ -77,7 +84,7 @@ export class Ingest {
   readonly #held = new Set<JsMsg>();
   /** Those of them that are not sorted yet: batches may unfold to more than one write takes. */
   #fetched: JsMsg[] = [];
-  #keeping: Promise<void> | undefined;
+  #isKeeping = false;
   /** Of the messages of late: nothing is known of them yet, so that the first pull is careful. */
   #largestBytes = fetchBytesTarget / 100;
 
@@ -123,17 +130,19 @@ export class Ingest {
    * cluster has a leader again: until then it leaves such questions unanswered for seconds.
    */
   #keepLog(): void {
-    this.#keeping ??= this.#parts
+    if (this.#isKeeping) return;
+    this.#isKeeping = true;
+    void this.#parts
       .keepLog()
       .catch(() => undefined)
       .finally(() => {
-        this.#keeping = undefined;
+        this.#isKeeping = false;
       });
   }
 
   async #consumer(): Promise<Consumer> {
-    const { log, store } = this.#parts;
-    return await log.jetstream.consumers.get(streamName, consumerName(store));
+    const { log, store, consumer = consumerName(store) } = this.#parts;
+    return await log.jetstream.consumers.get(streamName, consumer);
   }
 
   /**
@@ -316,7 +325,10 @@ export class Ingest {
         telemetry.usable('questdb');
         telemetry.stored(rows.frameCount - refused.size, rows.rowCount, rows.byteLength, seconds);
         telemetry.lag((clock.now_us() - times_us.reduce((a, b) => Math.min(a, b))) / 1e6);
-        written(times_us.map((time_us) => time_us / 1000));
+        written(
+          times_us.map((time_us) => time_us / 1000),
+          rows.rowCount,
+        );
         return refused;
       } catch (cause) {
         telemetry.storeFailed(sentence(cause));
@@ -345,7 +357,12 @@ export class Ingest {
 
   /** Puts aside what of a message can't be stored; only then is it done with, also for its other frames. */
   async #bury(message: JsMsg, letters: readonly Dead[]): Promise<void> {
-    const { log, telemetry } = this.#parts;
+    const { log, telemetry, aside } = this.#parts;
+    if (aside) {
+      for (const { part } of letters) aside(message.seq, part.index);
+      message.ack();
+      return;
+    }
     const [, , tenant = '', , host = ''] = message.subject.split('.');
     try {
       await Promise.all(

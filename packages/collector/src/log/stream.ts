@@ -12,7 +12,7 @@ import {
   type StreamConfig,
 } from '@nats-io/jetstream';
 import { nanos } from '@nats-io/transport-node';
-import { ackPendingMax, ackWaitMilliseconds } from '#limits.ts';
+import { ackPendingMax, ackWaitMilliseconds, rebuildIdleMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { frameSubjects } from '#log/frames.ts';
 import type { Telemetry } from '#telemetry.ts';
@@ -56,7 +56,17 @@ const consumer = (store: string): ConsumerSettings => ({
   max_ack_pending: ackPendingMax,
   // A message is given up by us, with a dead letter, never by the server.
   max_deliver: -1,
-  deliver_policy: DeliverPolicy.All,
+});
+
+/** A consumer that reads what a store wants again, from a time (RFC 3339) or all that the log has. It goes when nobody reads it. */
+export const rebuildConsumer = (name: string, store: string, from: string | undefined): ConsumerSettings => ({
+  ...consumer(store),
+  durable_name: name,
+  description: `Rebuilds the store "${store}"`,
+  inactive_threshold: nanos(rebuildIdleMilliseconds),
+  ...(from === undefined
+    ? { deliver_policy: DeliverPolicy.All }
+    : { deliver_policy: DeliverPolicy.StartTime, opt_start_time: from }),
 });
 
 type StreamSettings = Partial<StreamConfig> & { name: string };
@@ -65,19 +75,20 @@ type ConsumerSettings = Partial<ConsumerConfig> & { durable_name: string };
 /**
  * Makes stream, consumer and buckets as they should be. Safe from several collectors at once: where their settings differ,
  * the one that looked last has decided.
+ * @param store whose consumer is made; none when undefined
  * @param extent `missing` makes only what is not there, so that a collector that lost the log for a while leaves others' settings
  */
 export async function keepLog(
   log: Log,
   settings: LogSettings,
-  store: string,
+  store: string | undefined,
   telemetry: Telemetry,
   extent: 'all' | 'missing' = 'all',
 ): Promise<void> {
   const keep = { log, telemetry, changes: extent === 'all' };
   const { replicas = 1 } = settings;
   await keepStream(keep, stream(settings));
-  await keepConsumer(keep, consumer(store));
+  if (store !== undefined) await keepConsumer(keep, consumer(store));
   for (const bucket of Object.values(buckets)) {
     await log.buckets.create(bucket, { history: 1, storage: StorageType.File, replicas });
     await keepStream(keep, {
@@ -87,6 +98,14 @@ export async function keepLog(
       num_replicas: replicas,
     });
   }
+}
+
+/** Makes a store's consumer, if there is none, so that it begins with a message: those before are in the store. */
+export async function keepStoreFrom(log: Log, store: string, sequence: number, telemetry: Telemetry): Promise<void> {
+  await keepConsumer({ log, telemetry, changes: false }, consumer(store), {
+    deliver_policy: DeliverPolicy.StartSequence,
+    opt_start_seq: sequence,
+  });
 }
 
 type Keep = { log: Log; telemetry: Telemetry; changes: boolean };
@@ -109,11 +128,16 @@ async function keepStream({ log: { manager }, telemetry, changes }: Keep, wanted
   }
 }
 
-async function keepConsumer({ log: { manager }, telemetry, changes }: Keep, wanted: ConsumerSettings): Promise<void> {
+/** @param begin where a new one begins; of one that is there, this is not changed */
+async function keepConsumer(
+  { log: { manager }, telemetry, changes }: Keep,
+  wanted: ConsumerSettings,
+  begin: Partial<ConsumerConfig> = { deliver_policy: DeliverPolicy.All },
+): Promise<void> {
   const what = `the consumer ${wanted.durable_name}`;
   const found = await absent(manager.consumers.info(streamName, wanted.durable_name));
   if (found === undefined) {
-    await manager.consumers.add(streamName, wanted);
+    await manager.consumers.add(streamName, { ...wanted, ...begin });
     telemetry.configured(what, 'created');
     return;
   }

@@ -1,0 +1,64 @@
+// What a store holds, by counts and sums: to be compared with what the log holds.
+import { catalog, type Table } from '@fleetreel/proto';
+import { type AdminSettings, execute } from '#store/admin.ts';
+import { frameTable } from '#store/schema.ts';
+
+/** Longest wait for the counts and sums of one table, milliseconds: it is read as a whole. */
+const contentMilliseconds = 300_000;
+
+/** The table of frames as a table of the catalogue would be. */
+const frames = { name: frameTable, fields: ['sequence', 'interval_ms', 'size_bytes'] };
+
+/** A table whose content is counted, and its fields. */
+export type CountedTable = { name: string; fields: readonly string[]; rowTime: boolean };
+
+/** The tables that are filled from the log, frames first. */
+export const countedTables: readonly CountedTable[] = [
+  { ...frames, rowTime: false },
+  ...catalog.map(({ name, fields, rowTime }: Table) => ({
+    name,
+    fields: fields.map((field) => field.name),
+    rowTime: rowTime !== undefined,
+  })),
+];
+
+/** Of one table, host and day (UTC, days since 1970): rows; of each field its values and their sum. */
+export type Content = { rows: number; counts: number[]; sums: number[] };
+
+/** One entry of a map of contents. */
+export const contentKey = (table: string, tenant: string, host: string, day: number): string =>
+  `${table} ${tenant} ${host} ${day}`;
+
+/** Reads counts and sums of the rows within a time: UTC, microseconds since 1970, from inclusive, to exclusive. */
+export async function storeContent(
+  settings: AdminSettings,
+  from_us: number,
+  to_us: number,
+): Promise<Map<string, Content>> {
+  const contents = new Map<string, Content>();
+  for (const { name, fields } of countedTables) {
+    const columns = fields.map((field) => `count("${field}"), sum("${field}")`);
+    const rows = await execute(
+      settings,
+      `SELECT tenant, host, timestamp_floor('d', ts) day, count(), ${columns.join(', ')} FROM "${name}"` +
+        ` WHERE ts >= ${from_us} AND ts < ${to_us}`,
+      contentMilliseconds,
+    );
+    for (const [tenant, host, day, count, ...values] of rows)
+      contents.set(contentKey(name, String(tenant), String(host), Date.parse(String(day)) / 86_400_000), {
+        rows: Number(count),
+        counts: fields.map((_, place) => Number(values[2 * place])),
+        sums: fields.map((_, place) => Number(values[2 * place + 1] ?? 0)),
+      });
+  }
+  return contents;
+}
+
+/** Whether all that was sent can be read. */
+export async function isVisible(settings: AdminSettings): Promise<boolean> {
+  const [[waiting] = []] = await execute(
+    settings,
+    'SELECT count() FROM wal_tables() WHERE writerTxn < sequencerTxn AND NOT suspended',
+  );
+  return waiting === 0;
+}
