@@ -182,8 +182,8 @@ export async function startWithin(
 }
 
 /** Waits until a program ends by itself; kills it when it doesn't. */
-export async function endOf(program: Program): Promise<{ code: number | null; output: string }> {
-  const timer = setTimeout(() => program.signal('SIGKILL'), 30_000);
+export async function endOf(program: Program, milliseconds = 30_000): Promise<{ code: number | null; output: string }> {
+  const timer = setTimeout(() => program.signal('SIGKILL'), milliseconds);
   const { code } = await program.exited;
   clearTimeout(timer);
   return { code, output: program.lines.join('\n') };

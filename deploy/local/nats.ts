@@ -113,13 +113,19 @@ export type NatsOptions = {
   data: string;
   /** What it is called: in a cluster, each by another name. */
   serverName?: string;
+  /** Whether it keeps streams: a leaf node may leave that to its hub. True by default. */
+  jetstream?: boolean;
+  /** The name by which leaf nodes know its JetStream. */
+  domain?: string | undefined;
   /** More lines of its configuration: its part in a cluster, or what else is wanted of it. */
   configuration?: readonly string[];
 };
 
 /** Writes the configuration and says how the server is started. */
 export function natsService(options: NatsOptions): Service {
-  const { program, port, monitorPort, data, serverName = 'fleetreel', configuration: more = [] } = options;
+  const { program, port, monitorPort, data, serverName = 'fleetreel', jetstream = true } = options;
+  const { domain, configuration: more = [] } = options;
+  const named = domain === undefined ? '' : `, domain: ${domain}`;
   mkdirSync(data, { recursive: true, mode: 0o700 });
   const configuration = join(data, 'nats-server.conf');
   writeFileSync(
@@ -130,7 +136,9 @@ export function natsService(options: NatsOptions): Service {
       ...(monitorPort === undefined ? [] : [`http: "127.0.0.1:${monitorPort}"`]),
       // What is acknowledged survives a power loss but for the last second; the agent keeps its frames longer than that.
       // The stream has its own bound; the server's would only be a second one that refuses to create it.
-      `jetstream { store_dir: ${JSON.stringify(data)}, sync_interval: "1s", max_file_store: 1TB }`,
+      ...(jetstream
+        ? [`jetstream { store_dir: ${JSON.stringify(data)}, sync_interval: "1s", max_file_store: 1TB${named} }`]
+        : []),
       'max_payload: 1MB',
       ...more,
       '',
@@ -140,14 +148,14 @@ export function natsService(options: NatsOptions): Service {
     name: 'nats-server',
     command: program.path,
     args: ['--config', configuration],
-    ready: (signal) => greets(port, signal),
+    ready: (signal) => greets(port, jetstream, signal),
   };
 }
 
-/** Whether a NATS server with JetStream greets at this port of loopback. */
-async function greets(port: number, signal: AbortSignal): Promise<boolean> {
+/** Whether a NATS server, with JetStream when that is wanted, greets at this port of loopback. */
+async function greets(port: number, jetstream: boolean, signal: AbortSignal): Promise<boolean> {
   const info = await natsInfo('127.0.0.1', port, signal);
-  return info?.jetstream === true;
+  return info !== undefined && (!jetstream || info.jetstream === true);
 }
 
 /** What a NATS server says of itself when one connects; undefined where none answers. */

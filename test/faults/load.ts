@@ -15,7 +15,7 @@ import { settle } from './settle.ts';
 /** Hosts that publish over one connection. */
 const hostsPerConnection = 5;
 /** Longest wait for the log after a fault. */
-const faultMilliseconds = 30_000;
+const faultMilliseconds = 60_000;
 const bounds = { frames: 10_000, bytes: 64 * 1024 * 1024 };
 
 /** Rows with a time of their own: scaled for another host they would be of another time. */

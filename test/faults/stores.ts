@@ -21,7 +21,7 @@ export class Collector implements AsyncDisposable {
     const program = await startProgram(programs.collector, ['run', ...store.flags(url), ...faces, ...flags]);
     const collector = new Collector(program, `http://127.0.0.1:${port}`);
     const said = () => program.lines.slice(-10).join('\n');
-    await eventually(`a collector of the store ${store.name} that is ready`, 60_000, async () => {
+    await eventually(`a collector of the store ${store.name} that is ready`, 120_000, async () => {
       const { status } = await fetch(`${collector.address}/readyz`, { signal: AbortSignal.timeout(5000) });
       if (status !== 200) throw new Error(`/readyz: ${status}\n${said()}`);
       return true;
@@ -85,12 +85,14 @@ export class Store implements AsyncDisposable {
     return hosts;
   }
 
-  /** Of every table and host the number of rows and of values, and the sum of each field. */
+  /** Of every table and simulated host the number of rows and of values, and the sum of each field. */
   async content(): Promise<Map<string, number[]>> {
     const found = new Map<string, number[]>();
     for (const { name, fields } of catalog) {
       const columns = fields.flatMap((field) => [`count("${field.name}")`, `sum("${field.name}")`]);
-      const { rows } = await this.questdb.query(`SELECT host, count(), ${columns.join(', ')} FROM "${name}"`);
+      const { rows } = await this.questdb.query(
+        `SELECT host, count(), ${columns.join(', ')} FROM "${name}" WHERE host LIKE 'host-%'`,
+      );
       for (const [host, ...numbers] of rows) found.set(`${name} ${String(host)}`, numbers.map(Number));
     }
     return found;

@@ -6,7 +6,7 @@ import { Child } from '@fleetreel/deploy/local/child';
 import { findNats, type NatsOptions, natsService } from '@fleetreel/deploy/local/nats';
 import { thisMachine } from '@fleetreel/deploy/local/obtain';
 import { freePort } from '@fleetreel/deploy/local/port';
-import { jetstreamManager } from '@nats-io/jetstream';
+import { type ClusterInfo, type JetStreamManager, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 
 /** A nats-server with JetStream on loopback. Its folder is removed with it unless it was given. */
@@ -62,7 +62,14 @@ export class NatsServer implements AsyncDisposable {
   }
 }
 
-type StartOptions = { port?: number; data?: string; name?: string; configuration?: readonly string[] };
+type StartOptions = {
+  port?: number;
+  data?: string;
+  name?: string;
+  jetstream?: boolean;
+  domain?: string;
+  configuration?: readonly string[];
+};
 
 export async function startNats(options: StartOptions = {}): Promise<NatsServer> {
   const server = await makeNats(options);
@@ -75,13 +82,16 @@ export async function startNats(options: StartOptions = {}): Promise<NatsServer>
   return server;
 }
 
-async function makeNats({ port, data, name = 'fleetreel', configuration = [] }: StartOptions): Promise<NatsServer> {
+async function makeNats(given: StartOptions): Promise<NatsServer> {
+  const { port, data, name = 'fleetreel', jetstream = true, domain, configuration = [] } = given;
   const options = {
     program: await findNats(thisMachine()),
     port: port ?? (await freePort()),
     monitorPort: await freePort(),
     data: data ?? mkdtempSync(join(tmpdir(), 'fleetreel-nats-')),
     serverName: name,
+    jetstream,
+    domain,
     configuration,
   };
   return new NatsServer(options, data === undefined);
@@ -116,20 +126,29 @@ export class NatsCluster implements AsyncDisposable {
     }
   }
 
-  /** Waits until the replicas of a stream are all current, so that the next fault is not one too many. */
-  async inSync(stream: string): Promise<void> {
+  /** Waits until all replicas of streams and consumers are current, so that the next fault is not one too many. */
+  async inSync(): Promise<void> {
     const connection = await connect({ servers: this.servers.map(({ url }) => url), timeout: 5000 });
     try {
       const manager = await jetstreamManager(connection, { checkAPI: false, timeout: 2000 });
-      for (const end = performance.now() + 60_000; performance.now() < end; await pause(100)) {
-        const found = await manager.streams.info(stream).catch(() => undefined);
-        const replicas = found?.cluster?.replicas ?? [];
-        if (found?.cluster?.leader && replicas.every(({ current, offline }) => current && offline !== true)) return;
-      }
-      throw new Error(`The replicas of the stream ${stream} were not current within 60 s.`);
+      for (const end = performance.now() + 120_000; performance.now() < end; await pause(100))
+        if (await this.#isInSync(manager).catch(() => false)) return;
+      throw new Error('The replicas of streams and consumers were not current within 120 s.');
     } finally {
       await connection.close();
     }
+  }
+
+  async #isInSync(manager: JetStreamManager): Promise<boolean> {
+    const groups: (ClusterInfo | undefined)[] = [];
+    for await (const stream of manager.streams.list()) {
+      groups.push(stream.cluster);
+      for await (const consumer of manager.consumers.list(stream.config.name)) groups.push(consumer.cluster);
+    }
+    const isCurrent = (group: ClusterInfo | undefined) =>
+      group?.leader !== undefined &&
+      (group.replicas ?? []).every(({ current, offline }) => current && offline !== true);
+    return groups.length > 0 && groups.every(isCurrent);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
