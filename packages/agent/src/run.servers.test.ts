@@ -163,7 +163,7 @@ test('what an agent has while NATS is away survives its stop and its kill, and c
   await last.stop();
   for (const [, ofSession] of await frames()) {
     const sequences = ofSession.map(({ sequence }) => sequence);
-    expect(sequences.length).toBeGreaterThan(1);
+    expect(sequences.length).toBeGreaterThan(0);
     expect(sequences.toSorted((a, b) => a - b)).toEqual(count(sequences.length));
   }
 });
