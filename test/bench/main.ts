@@ -90,8 +90,8 @@ async function main(): Promise<void> {
     say('The proxy of language models is asked ...');
     found.push(...(await llmProxy()));
   }
-  // Everything begins with real frames of this machine; for the rest half a minute of them is enough.
-  const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 30);
+  // Everything begins with real frames of this machine; for the rest some of them are enough.
+  const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 20);
   const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth');
   if (needsAgent) say(`The agent runs for ${agentSeconds} s ...`);
   const run = needsAgent ? await runAgent(agentSeconds) : undefined;

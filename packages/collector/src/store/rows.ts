@@ -36,7 +36,7 @@ const names = new Map<Table, Names>(
   catalog.map((table) => {
     // Texts are values to the protocol, and stand after all symbols.
     const labels = table.labels
-      .map(({ name, text = false }, index) => ({ name, text, index }))
+      .map(({ name, text }, index) => ({ name, text, index }))
       .sort((a, b) => Number(a.text) - Number(b.text));
     const firstText = labels.find(({ text }) => text);
     return [
