@@ -10,7 +10,7 @@ export function singleRow<T extends { [K in keyof T]: number[] }>(values: { [K i
 /** A table without rows: an empty column for each label and field of the contract. */
 export function emptyTable<N extends TableName>(name: N): Required<Tables>[N] {
   const table = tableNamed(name);
-  return Object.fromEntries(
-    (table ? columnNames(table) : []).map((column) => [column, []]),
-  ) as unknown as Required<Tables>[N];
+  const columns: Record<string, unknown[]> = {};
+  if (table) for (const column of columnNames(table)) columns[column] = [];
+  return columns as unknown as Required<Tables>[N];
 }

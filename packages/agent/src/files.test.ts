@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import {
   Cursor,
@@ -37,6 +37,15 @@ describe('a kept file', () => {
     expect(small.text()).toBe('ä\n');
     large.close();
     small.close();
+  });
+
+  test.skipIf(process.platform !== 'linux')('that the kernel gives in pieces is read whole, each time', () => {
+    const lists = ['crypto', 'devices', 'iomem', 'modules', 'self/mountinfo'].map((name) => `/proc/${name}`);
+    for (const path of lists.filter(existsSync)) {
+      const file = new KernelFile(path, path.endsWith('mountinfo'));
+      for (let time = 0; time < 2; time++) expect(file.text()).toBe(readFileSync(path, 'utf8'));
+      file.close();
+    }
   });
 
   test('beyond the bound is refused', () => {

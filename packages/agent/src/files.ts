@@ -13,16 +13,29 @@ export const missingFileRetry_ms = 60_000;
 // All files are read into this one buffer, one after the other, and decoded from it before the next is read.
 let buffer = Buffer.allocUnsafeSlow(32 * 1024);
 
+/** What is asked for of a file of which nothing is known yet. */
+const firstReadBytes = 4096;
+
+/**
+ * The kernel gives a list in pieces of up to a page, cut between two entries. A shorter piece than this is the whole: no entry
+ * of the files that are read each time is as long as what is left of the page.
+ */
+const wholeBytesMax = 2048;
+
 /**
  * A text file of the kernel that is read again and again: opened once, read from its start each time. It is opened anew
  * when a read fails, as it does after a device has gone and another has come under its name.
  */
 export class KernelFile {
   readonly path: string;
+  readonly #wholeBytesMax: number;
   #descriptor: number | undefined;
+  #length = 0;
 
-  constructor(path: string) {
+  /** @param hasLongEntries single entries may fill a page, as mounts with their options do */
+  constructor(path: string, hasLongEntries = false) {
     this.path = path;
+    this.#wholeBytesMax = hasLongEntries ? 0 : wholeBytesMax;
   }
 
   /** @throws Unavailable when it is not here or may not be read; Error when reading it fails otherwise. */
@@ -52,7 +65,7 @@ export class KernelFile {
   #read(): number {
     if (this.#descriptor !== undefined) {
       try {
-        return readAll(this.#descriptor, this.path);
+        return this.#readKept(this.#descriptor);
       } catch {
         // Once more with a new descriptor; what fails there is thrown.
         this.close();
@@ -60,11 +73,20 @@ export class KernelFile {
     }
     this.#descriptor = openSync(this.path, 'r');
     try {
-      return readAll(this.#descriptor, this.path);
+      return this.#readKept(this.#descriptor);
     } catch (error) {
       this.close();
       throw error;
     }
+  }
+
+  #readKept(descriptor: number): number {
+    // Settings of the kernel (/proc/sys) cost as many bytes as are asked for: it clears them first.
+    const asked = this.#length === 0 ? firstReadBytes : Math.min(2 * this.#length + 256, buffer.length);
+    const length = readSync(descriptor, buffer, 0, asked, 0);
+    const isWhole = length < asked && length <= this.#wholeBytesMax;
+    this.#length = isWhole ? length : readAll(descriptor, this.path, length);
+    return this.#length;
   }
 }
 
@@ -163,18 +185,19 @@ export function unavailable(path: string, error: unknown): Error {
 const masked = (path: string): Unavailable =>
   new Unavailable(`${path} is empty here: it is masked in this container, or there is nothing to tell`);
 
-/** Fills the buffer with the whole file and returns its length. The kernel may give it in pieces. */
-function readAll(descriptor: number, path: string): number {
-  let length = 0;
+/** Fills the buffer with the whole file, of which it has `from` bytes, and returns its length. The kernel may give it in pieces. */
+function readAll(descriptor: number, path: string, from = 0): number {
+  let length = from;
   for (;;) {
+    if (length === buffer.length) {
+      if (length >= kernelFileBytesMax) throw new Error(`${path} is larger than ${kernelFileBytesMax} bytes`);
+      const larger = Buffer.allocUnsafeSlow(Math.min(buffer.length * 4, kernelFileBytesMax));
+      buffer.copy(larger, 0, 0, length);
+      buffer = larger;
+    }
     const read = readSync(descriptor, buffer, length, buffer.length - length, length);
     if (read === 0) return length;
     length += read;
-    if (length < buffer.length) continue;
-    if (length >= kernelFileBytesMax) throw new Error(`${path} is larger than ${kernelFileBytesMax} bytes`);
-    const larger = Buffer.allocUnsafeSlow(Math.min(buffer.length * 4, kernelFileBytesMax));
-    buffer.copy(larger, 0, 0, length);
-    buffer = larger;
   }
 }
 

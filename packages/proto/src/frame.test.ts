@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { tableNamed } from '#catalog.ts';
-import { decodeFrame, decodeTable, encodeFrame, type Frame, FrameError, rowCount, scanFrame } from '#frame.ts';
+import { root, tableNamed } from '#catalog.ts';
+import { decodeFrame, decodeTable, encodeFrame, type Frame, FrameError, fromHex, rowCount, scanFrame } from '#frame.ts';
 
 const frame = {
   session: 'fedcba9876543210',
@@ -20,6 +20,19 @@ test('a frame comes back as it was sent, NaN and 64 bits included', () => {
   expect(back.tables.cpu?.used_percent).toEqual([12.5, Number.NaN]);
   expect(back.tables.cpu?.idle_percent).toEqual([]);
   expect(Object.keys(back.tables)).toEqual(['cpu', 'memory']);
+});
+
+test('the bytes are those of the encoder that is made from the contract', () => {
+  const columns = {
+    memory: { total_bytes: [2 ** 40], free_bytes: [0] },
+    cpu: { used_percent: [-0, Number.POSITIVE_INFINITY, Number.NaN], core: ['total', '', 'ä\n\u{1f980}'.repeat(99)] },
+    net_interface: { interface: [] },
+  };
+  const tables = columns as unknown as Frame['tables'];
+  const { memory, cpu } = columns;
+  const message = { ...frame, tables: undefined, session: fromHex(frame.session), memory, cpu };
+  const expected = root.lookupType('fleetreel.v1.Frame').encode(message).finish();
+  expect(Buffer.from(encodeFrame({ ...frame, tables }))).toEqual(Buffer.from(expected));
 });
 
 test('a column without any value costs nothing', () => {

@@ -33,17 +33,53 @@ const type = root.lookupType('fleetreel.v1.Frame');
 /** Frames larger than this are refused on both sides: NATS takes 1 MiB. */
 export const frameBytesMax = 1024 * 1024 - 4096;
 
-/** The wire form of a frame. A column without any value is left out, and a table without rows. */
+/** A table and its columns as they are written: in the order of their numbers, with the tags before them. */
+type Layout = { name: string; tag: number; columns: { name: string; tag: number; isLabel: boolean }[] };
+
+const lengthDelimited = 2;
+const tagOf = (id: number): number => ((id << 3) | lengthDelimited) >>> 0;
+
+const layouts: readonly Layout[] = catalog
+  .toSorted((a, b) => a.id - b.id)
+  .map(({ name, id }) => ({
+    name,
+    tag: tagOf(id),
+    columns: (type.fields[name] as protobuf.Field & { resolvedType: protobuf.Type }).resolvedType.fieldsArray
+      .toSorted((a, b) => a.id - b.id)
+      .map((column) => ({ name: column.name, tag: tagOf(column.id), isLabel: column.type === 'string' })),
+  }));
+
+/**
+ * The wire form of a frame. A column without any value is left out, and a table without rows.
+ *
+ * The tables are written column by column: the encoder that is made from the contract wants a message without what is left
+ * out, and making that costs as much as writing it.
+ */
 export function encodeFrame(frame: Frame): Uint8Array {
-  const { session, sequence, time_us, interval_ms, tables } = frame;
-  const message: Record<string, unknown> = { session: fromHex(session), sequence, time_us, interval_ms };
-  for (const [name, columns] of Object.entries(tables)) {
-    const kept: Record<string, unknown> = {};
-    for (const [column, values] of Object.entries(columns as Columns))
-      if (!values.every(Number.isNaN)) kept[column] = values;
-    if (Object.keys(kept).length > 0) message[name] = kept;
+  const { session, sequence, time_us, interval_ms } = frame;
+  const writer = type.encode({ session: fromHex(session), sequence, time_us, interval_ms });
+  const tables = frame.tables as Record<string, Columns | undefined>;
+  for (const { name, tag, columns } of layouts) {
+    const table = tables[name];
+    if (!table) continue;
+    let isBegun = false;
+    for (const column of columns) {
+      const values = table[column.name];
+      if (!values || !hasValue(values)) continue;
+      if (!isBegun) writer.uint32(tag).fork();
+      isBegun = true;
+      if (!column.isLabel) writer.uint32(column.tag).doubles(values as number[]);
+      else for (const value of values) writer.uint32(column.tag).string(value as string);
+    }
+    if (isBegun) writer.ldelim();
   }
-  return type.encode(message).finish();
+  return writer.finish();
+}
+
+/** Whether there is anything in a column but absent values. */
+function hasValue(values: readonly (string | number)[]): boolean {
+  for (let row = 0; row < values.length; row++) if (!Number.isNaN(values[row])) return true;
+  return false;
 }
 
 /**
@@ -144,7 +180,12 @@ export function rowCount(table: Table, columns: Columns): number {
 }
 
 /** The names of all columns of a table: its labels, then its fields. */
-export const columnNames = ({ labels, fields }: Table): string[] => [...labels, ...fields].map(({ name }) => name);
+export const columnNames = (table: Table): readonly string[] => namesOf.get(table) ?? namesIn(table);
+
+const namesIn = ({ labels, fields }: Table): string[] => [...labels, ...fields].map(({ name }) => name);
+
+// Each table of each frame is asked for them.
+const namesOf: ReadonlyMap<Table, readonly string[]> = new Map(catalog.map((table) => [table, namesIn(table)]));
 
 function checkHeader(header: FrameHeader): FrameHeader {
   if (!(header.sequence > 0)) throw new FrameError(`the sequence is ${header.sequence}: it begins at 1`);

@@ -147,7 +147,7 @@ function serverOf(device: string): string {
 
 /** Room in mounted file systems. A mount that hangs is reported as such and costs nothing else. */
 export function filesystem({ roots, clock }: Context, ask: AskFilesystem = askSystem): Source {
-  const mountinfo = new KernelFile(join(roots.proc, 'self/mountinfo'));
+  const mountinfo = new KernelFile(join(roots.proc, 'self/mountinfo'), true);
   const asker = new Asker(ask, clock);
   let notAsked: string[] = [];
   let failed: string[] = [];

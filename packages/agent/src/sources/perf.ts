@@ -425,6 +425,7 @@ export function perf(
 ): Source & { readonly pid: number | undefined } {
   let counting: Counting | undefined;
   let can: Countable | undefined;
+  let hasUnit = false;
   let processors = '';
   let events = '';
   let start: ((isStuckInGroups: boolean) => void) | undefined;
@@ -442,6 +443,8 @@ export function perf(
         throw new Unavailable('this kernel counts no events (it was built without CONFIG_PERF_EVENTS)');
       const program = await findPerf(programs());
       can = await countable(program, perfEvents, paranoid);
+      // Here, and not each time that somebody asks why counters are absent.
+      hasUnit = kernelHasUnit(roots.sys);
       const flat = eventList(can.supported, false);
       events = await takenList(program, can);
       start = (isStuckInGroups) => {
@@ -471,7 +474,7 @@ export function perf(
       await counting?.stop();
       counting = undefined;
     },
-    limitations: () => (can ? absences(can, counting?.intervals.newest ?? [], roots.sys) : []),
+    limitations: () => (can ? absences(can, counting?.intervals.newest ?? [], hasUnit) : []),
   };
 }
 
@@ -492,13 +495,13 @@ export const isStuck = (newest: readonly PerfLine[]): boolean =>
     pair.every((event) => newest.some((line) => line.event === event && line.absence === 'not counted')),
   );
 
-/** Why counters are absent: one sentence for each reason. */
-export function absences(can: Countable, newest: readonly PerfLine[], sys: string): string[] {
+/** Why counters are absent: one sentence for each reason. `hasUnit` as `kernelHasUnit` says. */
+export function absences(can: Countable, newest: readonly PerfLine[], hasUnit: boolean): string[] {
   const sentences: string[] = [];
   const unsupported = can.unsupported;
   if (unsupported.length > 0)
     sentences.push(
-      !hasUnit(sys) && ofProcessor.every((event) => unsupported.includes(event) || can.unknown.includes(event))
+      !hasUnit && ofProcessor.every((event) => unsupported.includes(event) || can.unknown.includes(event))
         ? "The processors' own counters (cycles, instructions, branches, caches, TLBs) are not available: the kernel sees no " +
             'performance monitoring unit, as in most virtual machines, whose host may pass one on (in libvirt: host-passthrough ' +
             'and pmu on).'
@@ -528,7 +531,7 @@ export function absences(can: Countable, newest: readonly PerfLine[], sys: strin
 }
 
 /** The kernel drives a unit that counts for the processors. */
-function hasUnit(sys: string): boolean {
+export function kernelHasUnit(sys: string): boolean {
   try {
     return readdirSync(join(sys, 'bus/event_source/devices')).some((name) => /^(?:cpu|arm|riscv|apple|dsu)/.test(name));
   } catch {

@@ -187,7 +187,7 @@ export function expectContract(tables: Tables, of: Source): void {
     expect(of.tables).toContain(name);
     const table = tableNamed(name);
     if (!table) throw new Error(`${name} is not in the contract`);
-    expect(Object.keys(columns).sort()).toEqual(columnNames(table).sort());
+    expect(Object.keys(columns).sort()).toEqual(columnNames(table).toSorted());
     const count = rowCount(table, columns);
     const keys = table.labels.filter(({ key }) => key).map((label) => columns[label.name] ?? []);
     const entities = Array.from({ length: count }, (_, row) => JSON.stringify(keys.map((column) => column[row])));
