@@ -24,6 +24,7 @@ import { Reader } from '#store/reader.ts';
 import { Rollups } from '#store/rollup.ts';
 import { keepTables, rollupDays } from '#store/schema.ts';
 import { resumeSuspended } from '#store/suspended.ts';
+import { watchWal } from '#store/wal.ts';
 import { Writer } from '#store/writer.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
 
@@ -108,6 +109,7 @@ async function run(settings: Settings): Promise<number> {
       rollups.run(signal),
       watchBounds(log, settings.store, telemetry, clock, signal),
       resumeSuspended(settings.questdb, { telemetry, clock, written }, signal),
+      watchWal(settings.questdb, telemetry, clock, signal),
     );
     await ingest.run(signal, abandon.signal);
   } catch (cause) {

@@ -47,6 +47,14 @@ export class Telemetry {
     'Messages that a bound of the log removed before they were stored.',
   );
   readonly #ingestErrors = this.#counter('ingest_errors_total', 'Failures to read from or acknowledge to the log.');
+  readonly #walWaiting = this.#gauge(
+    'store_wal_waiting_transactions',
+    'Transactions that the store has taken and not applied yet.',
+  );
+  readonly #walSuspended = this.#gauge(
+    'store_suspended_tables',
+    'Tables to which the store applies nothing any more until it is told to.',
+  );
   readonly #rolledUp = this.#counter('rollup_statements_total', 'Statements that filled roll-ups, by result.', [
     'result',
   ]);
@@ -184,6 +192,12 @@ export class Telemetry {
 
   replayed(frames: number): void {
     this.#replayed.inc(frames);
+  }
+
+  /** Transactions that wait in the store, and how many of its tables are suspended. */
+  wal(waiting: number, suspended: number): void {
+    this.#walWaiting.set(waiting);
+    this.#walSuspended.set(suspended);
   }
 
   rolledUp(statements: number, seconds: number): void {
