@@ -2,6 +2,7 @@
 import type {
   Aggregation,
   Catalog,
+  Coverage,
   DeadLetters,
   Host,
   Hosts,
@@ -11,9 +12,10 @@ import type {
   Series,
 } from '@fleetreel/proto/http';
 
-export type { Aggregation, Catalog, Host, Latest, Problem, Rows, Series };
+export type { Aggregation, Catalog, Coverage, Host, Latest, Problem, Rows, Series };
 export type Table = Catalog['tables'][number];
 export type Field = Table['fields'][number];
+export type Hole = Coverage['hosts'][number]['holes'][number];
 export type Row = Latest['rows'][number];
 
 /** What `series` is asked: times are milliseconds since 1970 or relative (`-15m`, `now`). */
@@ -90,6 +92,16 @@ export class Api {
       { table, field: fields, host: hosts, from, to, step, agg, ...named(labels) },
       signal,
     );
+  }
+
+  /** What of a range is stored of hosts, and every hole with its cause. */
+  coverage(
+    hosts: readonly string[],
+    from: number | string,
+    to: number | string,
+    signal?: AbortSignal,
+  ): Promise<Coverage> {
+    return this.#ask('GET', 'coverage', { host: hosts, from, to }, signal);
   }
 
   /** Rows of a range, the newest first. */

@@ -38,6 +38,9 @@ export type PlotData = {
   to: number;
 };
 
+/** A stretch of time, milliseconds since 1970, with what is to be said of it; one that was healed has data. */
+export type Band = { from: number; to: number; healed: boolean; text: string };
+
 export type PlotEvents = {
   /** The reader points at this row, or at none. */
   cursor: (index: number | null) => void;
@@ -49,6 +52,8 @@ export type PlotEvents = {
 const syncKey = 'fleetreel';
 /** A drag shorter than this is a click, pixels. */
 const dragShortest = 6;
+/** More holes than this can't be told apart in a chart. */
+const bandsMost = 200;
 const axisFont = '11px system-ui, sans-serif';
 const axisWidth = 68;
 
@@ -56,6 +61,7 @@ export class Plot {
   readonly #plot: uPlot;
   readonly #observer: ResizeObserver;
   readonly #shape: PlotShape;
+  #marks: readonly HTMLElement[] = [];
 
   constructor(element: HTMLElement, shape: PlotShape, events: PlotEvents) {
     this.#shape = shape;
@@ -79,6 +85,28 @@ export class Plot {
       this.#plot.setData([times, ...drawn] as unknown as uPlot.AlignedData, false);
       this.#plot.setScale('x', { min: from, max: to });
     });
+  }
+
+  /** Hatches stretches without data; those that have some after all get a line at the foot. */
+  mark(bands: readonly Band[], from: number, to: number): void {
+    const { over } = this.#plot;
+    for (const old of this.#marks) old.remove();
+    const share = (time: number) => (100 * (Math.min(Math.max(time, from), to) - from)) / (to - from);
+    this.#marks = bands
+      .filter((band) => band.from < to && band.to > from)
+      .slice(0, bandsMost)
+      .map(({ from: begin, to: end, healed, text }) => {
+        const mark = document.createElement('div');
+        mark.className = healed ? 'hole healed' : 'hole';
+        mark.style.left = `${share(begin)}%`;
+        mark.style.width = `${share(end) - share(begin)}%`;
+        mark.title = text;
+        mark.role = 'img';
+        mark.ariaLabel = text;
+        return mark;
+      });
+    // Under the cursor, which is drawn over them.
+    over.prepend(...this.#marks);
   }
 
   /** Brings one series to the front; null all. */
