@@ -85,6 +85,9 @@ export const eventsWaitingMax = 5000;
 /** Bytes of events in one frame, about: a frame has to fit into one message, with the rest of it. */
 export const eventBytesPerFrameMax = 128 * 1024;
 
+/** When the agent gives back memory that it does not need: once every source was read several times, and what is seldom was. */
+export const releasePagesMilliseconds = { first: 60_000, again: 3_600_000 } as const;
+
 /** How often the host description is looked at for changes. */
 export const describeMilliseconds = 3_600_000;
 

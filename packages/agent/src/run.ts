@@ -22,6 +22,7 @@ import {
   describeRetryMilliseconds,
   stopMilliseconds,
 } from '#limits.ts';
+import { releasePages } from '#pages.ts';
 import { version } from '#program.ts';
 import { Publisher, whyNotTaken } from '#publisher.ts';
 import { untilItSucceeds } from '#retry.ts';
@@ -103,6 +104,8 @@ export async function run(options: RunOptions): Promise<number> {
     telemetry.framesOfRefusedName(publisher.discard());
     sequence = 0;
   });
+
+  releasePages(clock, signal).catch((cause: unknown) => telemetry.failed('what is not needed stays in memory', cause));
 
   let lost: string | undefined;
   try {
