@@ -2,6 +2,7 @@
 // has ever made is in QuestDB, once: counted by sequence against what the log holds, and by time against the clock.
 import { setTimeout as pause } from 'node:timers/promises';
 import { decodeFrame, scanFrame, subject } from '@fleetreel/proto';
+import { decodeBatch } from '@fleetreel/proto/batch';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -115,21 +116,28 @@ async function inLog(): Promise<{ sequences: number[]; rows: Record<string, numb
   const connection = await connect({ servers: stack.nats.url });
   try {
     const manager = await jetstreamManager(connection);
-    const filter = subject({ tenant: 'default', kind: 'frame', host });
-    const { state } = await manager.streams.info('FRAMES', { subjects_filter: filter });
-    const count = state.subjects?.[filter] ?? 0;
+    const [single, batch] = (['frame', 'batch'] as const).map((kind) => subject({ tenant: 'default', kind, host }));
+    const filters = [single as string, batch as string];
+    let count = 0;
+    for (const filter of filters) {
+      const { state } = await manager.streams.info('FRAMES', { subjects_filter: filter });
+      count += state.subjects?.[filter] ?? 0;
+    }
     const sequences = new Set<number>();
     const rows: Record<string, number> = {};
-    const consumer = await jetstream(connection).consumers.get('FRAMES', { filter_subjects: filter });
+    const consumer = await jetstream(connection).consumers.get('FRAMES', { filter_subjects: filters });
     let left = count;
     for await (const message of await consumer.fetch({ max_messages: count, expires: 10 * second })) {
-      const { sequence } = scanFrame(message.data);
-      if (!sequences.has(sequence))
-        for (const [table, columns] of Object.entries(decodeFrame(message.data).tables)) {
-          const lengths = Object.values(columns as Record<string, unknown[]>).map((column) => column.length);
-          rows[table] = (rows[table] ?? 0) + Math.max(...lengths);
-        }
-      sequences.add(sequence);
+      // What was sampled while nats-server was away came later, in batches.
+      for (const bytes of message.subject === batch ? decodeBatch(message.data) : [message.data]) {
+        const { sequence } = scanFrame(bytes);
+        if (!sequences.has(sequence))
+          for (const [table, columns] of Object.entries(decodeFrame(bytes).tables)) {
+            const lengths = Object.values(columns as Record<string, unknown[]>).map((column) => column.length);
+            rows[table] = (rows[table] ?? 0) + Math.max(...lengths);
+          }
+        sequences.add(sequence);
+      }
       if (--left === 0) break;
     }
     return { sequences: [...sequences].sort((a, b) => a - b), rows };

@@ -8,7 +8,7 @@ import {
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
-import { many, one, type Parameters } from '#api/http/parameters.ts';
+import { many, one, oneOf, type Parameters } from '#api/http/parameters.ts';
 import { systemClock } from '#clock.ts';
 import { deadLettersMax } from '#limits.ts';
 import type { DeadLetterHead } from '#log/dead.ts';
@@ -54,7 +54,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
       const wanted = {
         ...questionOf(parameters),
         sequences: many(parameters.sequence),
-        all: one(parameters.all) === 'true',
+        all: oneOf(parameters, 'all', ['true']) === 'true',
       };
       const { before = null, ...outcome } = await changeDead(rooms().deadLetters, what, tenant, wanted, now());
       return { ...outcome, before };

@@ -1,6 +1,6 @@
 // Query parameters: described for the document, read strictly. An unknown one is an error that names the nearest.
 import { catalog } from '@fleetreel/proto';
-import { ApiError, unknown } from '@fleetreel/proto/errors';
+import { ApiError, clip, unknown } from '@fleetreel/proto/errors';
 import { aggregations } from '@fleetreel/proto/http';
 import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
 import { rowsLimit } from '#query/rows.ts';
@@ -88,6 +88,21 @@ export const many = (value: string | string[] | undefined): string[] => (value =
 
 /** The value of a parameter that takes one. */
 export const one = (value: string | string[] | undefined): string | undefined => [value].flat()[0];
+
+/**
+ * The value of a parameter that takes one of a few.
+ * @throws ApiError for another
+ */
+export function oneOf<T extends string>(
+  parameters: Parameters,
+  parameter: string,
+  values: readonly T[],
+): T | undefined {
+  const given = one(parameters[parameter]);
+  const found = values.find((value) => value === given);
+  if (given === undefined || found !== undefined) return found;
+  throw new ApiError('bad_value', { parameter, value: clip(given), expected: values.join(' or ') });
+}
 
 /** The labels among the parameters. */
 export function labelsOf(parameters: Parameters): Record<string, string[]> {

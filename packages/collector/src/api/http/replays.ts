@@ -9,7 +9,7 @@ import Value from 'typebox/value';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { attend, rowsJson, type Socket, subscriptionsMax, unsentBytesMax } from '#api/http/live.ts';
-import { from, host, many, one, type Parameters, to } from '#api/http/parameters.ts';
+import { from, host, many, one, oneOf, type Parameters, to } from '#api/http/parameters.ts';
 import { sourceQuestion, speedOf, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
 import { replaySessionsMax } from '#limits.ts';
@@ -74,7 +74,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
       const pace = speedOf(wanted === undefined ? 1 : wanted.trim() === '' ? Number.NaN : Number(wanted));
       if (sessions.size >= replaySessionsMax) throw new ApiError('too_many_replays', { most: replaySessionsMax });
       const id = randomBytes(16).toString('hex');
-      const options = { speed: pace, isPaused: one(query.paused) === 'true', shift: false };
+      const options = { speed: pace, isPaused: oneOf(query, 'paused', ['true', 'false']) === 'true', shift: false };
       sessions.set(id, { question, options, expires_ms: now_ms + openMilliseconds });
       const { from_us, to_us } = question.range as { from_us: number; to_us: number };
       reply.code(201);
