@@ -11,7 +11,7 @@ import { type Program, startProgram } from '../servers/program.ts';
 import { machineIdOf, programs } from '../stack.ts';
 
 /** Longest wait for a frame, milliseconds: the slowest source is sampled every 15 s. */
-const frameWithin_ms = 45_000;
+const frameWithin_ms = 90_000;
 
 /** One row of a table: its labels and values by column, NaN where a value is absent. */
 export type Row = { labels: Record<string, string>; values: Record<string, number> };

@@ -576,7 +576,8 @@ test('a GPU that is added is found at once', async () => {
   await until(async () => (await sample()).gpu);
   standIn.set({ count: 2 });
   mkdirSync(tree.path('proc/driver/nvidia/gpus/0000:44:00.0'));
-  expect((await until(async () => (await sample()).gpu)).gpu).toHaveLength(2);
+  // An answer may have been under way.
+  await until(async () => (await sample()).gpu?.gpu?.length === 2 || undefined);
 });
 
 test('GPUs that the driver has and does not show are said', async () => {
