@@ -515,8 +515,8 @@ export const sections: readonly SectionPlan[] = [
   },
 ];
 
-/** Tables that have a place of their own on the page. */
-const elsewhere = ['event'];
+/** Tables that have a place of their own on the page: events, and the coverage, which knows what an agent lost. */
+const elsewhere = ['event', 'frame_loss'];
 
 /** The sections for these tables: those above as far as the catalogue has their fields, then the tables not named above. */
 export function sectionsFor(tables: readonly Table[]): SectionPlan[] {
