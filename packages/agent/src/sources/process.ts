@@ -304,12 +304,12 @@ class Scanner {
   /** All processes that there are now; those that are gone are forgotten. */
   async #lookAtAll(seconds: number): Promise<Seen[]> {
     const now: Seen[] = [];
-    this.#tooMany = false;
+    let tooMany = false;
     using folder = opendirSync(this.#proc, { bufferSize: 256 });
     for (let entry = folder.readSync(); entry; entry = folder.readSync()) {
       if (!isPid(entry.name)) continue;
       if (now.length >= processesMax) {
-        this.#tooMany = true;
+        tooMany = true;
         break;
       }
       const seen = this.#look(Number(entry.name), seconds);
@@ -317,6 +317,8 @@ class Scanner {
       now.push(seen);
       if (now.length % processesPerTurn === 0) await this.#yield();
     }
+    // Only now: what is said of the scan before stands until this one is done.
+    this.#tooMany = tooMany;
     for (const seen of this.#seen.values()) {
       if (seen.scan === this.#scan) continue;
       this.#seen.delete(seen.pid);
