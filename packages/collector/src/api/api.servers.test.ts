@@ -1107,6 +1107,8 @@ describe('a replay session', () => {
     ['speed=x', 'bad_speed'],
     ['table=nothing', 'unknown_table'],
     ['host=*', 'bad_value'],
+    ['host=', 'bad_value'],
+    ['table=cpu,', 'bad_value'],
     ['hots=a', 'unknown_parameter'],
   ])('is not made of %s', async (parameters, code) => {
     expect(await problem(`/api/v1/replays?${parameters}`, { method: 'POST' })).toMatchObject({ code, status: 400 });

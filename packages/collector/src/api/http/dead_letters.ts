@@ -32,7 +32,7 @@ const filter = {
 const choice = {
   ...filter,
   sequence: Type.Optional(
-    Type.Array(Type.String(), {
+    Type.Array(Type.String({ minLength: 1 }), {
       description: 'Sequences: repeated, or separated by commas, instead of a filter',
       examples: [['1']],
       style: 'form',

@@ -7,7 +7,7 @@ import { rowsLimit } from '#query/rows.ts';
 
 const labelPrefix = 'label.';
 const names = (description: string, example: string) =>
-  Type.Array(Type.String(), { description, examples: [[example]], style: 'form', explode: true });
+  Type.Array(Type.String({ minLength: 1 }), { description, examples: [[example]], style: 'form', explode: true });
 
 export const table = Type.Enum(
   catalog.map(({ name }) => name),
@@ -62,7 +62,7 @@ export type Parameters = Record<string, string | string[] | undefined>;
 
 /**
  * Makes the reader of a route's query string from its schema.
- * @throws ApiError of the reader: unknown_parameter, unknown_label is left to the table's look-up
+ * @throws ApiError of the reader: unknown_parameter, repeated_parameter, bad_value; unknown_label is left to the table's look-up
  */
 export function parametersReader(schema: TObject): (query: Record<string, string | string[]>) => Parameters {
   const known = Object.keys(schema.properties);
@@ -75,12 +75,24 @@ export function parametersReader(schema: TObject): (query: Record<string, string
       if (takesLabels && name.startsWith(labelPrefix)) parameters[name] = values;
       else if (!kind || !Object.hasOwn(schema.properties, name))
         throw unknown('unknown_parameter', name, known, { parameter: name });
-      else if (Type.IsArray(kind)) parameters[name] = values.flatMap((value) => value.split(',')).filter(Boolean);
+      else if (Type.IsArray(kind)) parameters[name] = values.flatMap((value) => listed(name, value));
       else if (values.length > 1) throw new ApiError('repeated_parameter', { parameter: name, count: values.length });
       else parameters[name] = values[0];
     }
     return parameters;
   };
+}
+
+/** @throws ApiError where nothing stands between two commas: it could be taken for all of them */
+function listed(parameter: string, value: string): string[] {
+  const values = value.split(',');
+  if (values.includes(''))
+    throw new ApiError('bad_value', {
+      parameter,
+      value: clip(value),
+      expected: 'names with a comma between them, none of them empty',
+    });
+  return values;
 }
 
 /** The values of a parameter that takes many. */
