@@ -218,17 +218,21 @@ export const Coverage = Type.Object({
 });
 export type Coverage = Static<typeof Coverage>;
 
+const subscription = Type.String({ maxLength: 64 });
+const Subscribe = Type.Object({
+  type: Type.Literal('subscribe'),
+  id: subscription,
+  table: Type.String(),
+  fields: Type.Optional(Type.Array(Type.String())),
+  hosts: Type.Optional(Type.Array(Type.String())),
+});
+const Unsubscribe = Type.Object({ type: Type.Literal('unsubscribe'), id: subscription });
+
 /** What the console sends over `GET live` (WebSocket): one JSON object per message. */
 export const LiveRequest = Type.Union([
-  Type.Object({
-    type: Type.Literal('subscribe'),
-    id: Type.String({ maxLength: 64 }),
-    table: Type.String(),
-    fields: Type.Optional(Type.Array(Type.String())),
-    hosts: Type.Optional(Type.Array(Type.String())),
-  }),
-  Type.Object({ type: Type.Literal('subscribe_hosts'), id: Type.String({ maxLength: 64 }) }),
-  Type.Object({ type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) }),
+  Subscribe,
+  Type.Object({ type: Type.Literal('subscribe_hosts'), id: subscription }),
+  Unsubscribe,
 ]);
 export type LiveRequest = Static<typeof LiveRequest>;
 
@@ -263,14 +267,8 @@ export type ReplaySession = Static<typeof ReplaySession>;
 
 /** What a reader of a replay session sends: one JSON object per message. */
 export const ReplayRequest = Type.Union([
-  Type.Object({
-    type: Type.Literal('subscribe'),
-    id: Type.String({ maxLength: 64 }),
-    table: Type.String(),
-    fields: Type.Optional(Type.Array(Type.String())),
-    hosts: Type.Optional(Type.Array(Type.String())),
-  }),
-  Type.Object({ type: Type.Literal('unsubscribe'), id: Type.String({ maxLength: 64 }) }),
+  Subscribe,
+  Unsubscribe,
   Type.Object({ type: Type.Literal('pause') }),
   Type.Object({ type: Type.Literal('resume') }),
   Type.Object({ type: Type.Literal('speed'), speed: Type.Number() }),

@@ -98,7 +98,7 @@ class Reader {
   take(text: string): void {
     let id: string | null = null;
     try {
-      const request = parse(text);
+      const request = parseRequest(text, LiveRequest, 'bad_message', 'it does not have the form of a request');
       id = request.id;
       this.#end(id);
       if (request.type === 'unsubscribe') return;
@@ -171,15 +171,24 @@ class Reader {
   }
 }
 
-function parse(text: string): LiveRequest {
+/**
+ * A message of a reader that has this form.
+ * @throws ApiError of this code, which says that it is not JSON, or what it `lacks`
+ */
+export function parseRequest<T extends Type.TSchema>(
+  text: string,
+  schema: T,
+  code: 'bad_message' | 'bad_command',
+  lacks: string,
+): Type.Static<T> {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    throw new ApiError('bad_message', { reason: 'it is not JSON' });
+    throw new ApiError(code, { reason: 'it is not JSON' });
   }
-  if (Value.Check(LiveRequest, value)) return value;
-  throw new ApiError('bad_message', { reason: 'it does not have the form of a request' });
+  if (Value.Check(schema, value)) return value as Type.Static<T>;
+  throw new ApiError(code, { reason: lacks });
 }
 
 export function rowsJson(

@@ -5,10 +5,9 @@ import { ApiError, clip } from '@fleetreel/proto/errors';
 import { type ReplayMessage, ReplayRequest, ReplaySession } from '@fleetreel/proto/http';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import Type from 'typebox';
-import Value from 'typebox/value';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
-import { attend, rowsJson, type Socket, subscriptionsMax, unsentBytesMax } from '#api/http/live.ts';
+import { attend, parseRequest, rowsJson, type Socket, subscriptionsMax, unsentBytesMax } from '#api/http/live.ts';
 import { from, host, many, one, oneOf, type Parameters, to } from '#api/http/parameters.ts';
 import { sourceQuestion, speedOf, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
@@ -174,7 +173,7 @@ class SessionReader implements Reader {
   take(text: string, parts: FaceParts): boolean {
     let id: string | null = null;
     try {
-      const request = parse(text);
+      const request = parseRequest(text, ReplayRequest, 'bad_command', 'it does not have the form of one');
       if ('id' in request) {
         ({ id } = request);
         this.#subscriptions.delete(id);
@@ -259,15 +258,4 @@ class SessionReader implements Reader {
         this.send(rowsJson(id, { frame: { host: name, header: { interval_ms } }, rows }, fields, 0));
     }
   }
-}
-
-function parse(text: string): ReplayRequest {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    throw new ApiError('bad_command', { reason: 'it is not JSON' });
-  }
-  if (Value.Check(ReplayRequest, value)) return value;
-  throw new ApiError('bad_command', { reason: 'it does not have the form of one' });
 }
