@@ -136,19 +136,26 @@ export async function publish(log: JetStreamClient, host: number, frame: Frame):
   await log.publish(to, encodeFrame(frame), { msgID: messageId(frame.session, frame.sequence) });
 }
 
-/** Frames of many hosts over many ticks of one second. */
-export type Fleet = { captured: readonly Frame[]; hosts: number; ticks: number; begin_us: number };
+/** Frames of many hosts over many ticks. */
+export type Fleet = { captured: readonly Frame[]; hosts: number; ticks: number; interval_s: number; begin_us: number };
 
 /** A fleet whose last tick is now. */
-export function fleet(captured: readonly Frame[], hosts: number, ticks: number): Fleet {
-  return { captured, hosts, ticks, begin_us: (Math.floor(Date.now() / 1000) - ticks) * 1_000_000 };
+export function fleet(captured: readonly Frame[], hosts: number, ticks: number, interval_s = 1): Fleet {
+  const begin_us = (Math.floor(Date.now() / 1000) - ticks * interval_s) * 1_000_000;
+  return { captured, hosts, ticks, interval_s, begin_us };
 }
 
 /** All its frames, oldest first. */
-export function* history({ captured, hosts, ticks, begin_us }: Fleet): Generator<{ host: number; frame: Frame }> {
+export function* history({
+  captured,
+  hosts,
+  ticks,
+  interval_s,
+  begin_us,
+}: Fleet): Generator<{ host: number; frame: Frame }> {
   for (let tick = 0; tick < ticks; tick++)
     for (let host = 0; host < hosts; host++)
-      yield { host, frame: frameOf(captured, host, tick, begin_us + tick * 1_000_000) };
+      yield { host, frame: frameOf(captured, host, tick, begin_us + tick * interval_s * 1_000_000) };
 }
 
 /** Publishes frames in their order, many at a time; settled when the log has them all. */

@@ -4,11 +4,28 @@ import { type Columns, catalog, defaultTenant, encodeFrame, type Frame, type Tab
 import type { Questdb } from '../servers/questdb.ts';
 import { hostName } from './fleet.ts';
 
+/** Frames of one write, as the collector fetches them. */
+export const framesPerWrite = 1000;
+
 /** A text is written with a backslash before what has a meaning in a line. */
 const escaped = (text: string): string => text.replace(/[\\ ,=\n]/g, '\\$&');
 
-/** A body of one request: the rows of these frames, those of the frames themselves included. */
-export function lines(frames: Iterable<{ host: number; frame: Frame }>): Buffer {
+/** All rows as bodies of requests, those of the frames themselves included. */
+export function prepared(frames: Iterable<{ host: number; frame: Frame }>): Buffer[] {
+  const bodies: Buffer[] = [];
+  let batch: { host: number; frame: Frame }[] = [];
+  for (const entry of frames) {
+    batch.push(entry);
+    if (batch.length < framesPerWrite) continue;
+    bodies.push(lines(batch));
+    batch = [];
+  }
+  if (batch.length > 0) bodies.push(lines(batch));
+  return bodies;
+}
+
+/** A body of one request. */
+function lines(frames: Iterable<{ host: number; frame: Frame }>): Buffer {
   const rows: Buffer[] = [];
   for (const { host, frame } of frames) {
     const who = `,tenant=${defaultTenant},host=${hostName(host)}`;

@@ -1,7 +1,7 @@
 // P3 to P5: frames in the log, and from the log into the store.
 import { globSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { anySubject, catalog, defaultTenant, encodeFrame, type Frame } from '@fleetreel/proto';
+import { anySubject, catalog, defaultTenant, encodeFrame } from '@fleetreel/proto';
 import { AckPolicy, type JetStreamManager, jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { decode } from '../../packages/collector/src/ingest/decode.ts';
@@ -10,13 +10,11 @@ import { cpuSeconds } from '../numbers/process.ts';
 import { eventually, Stack } from '../stack.ts';
 import { type Figure, measured, middle, quantile } from './figure.ts';
 import { countRows, countValues, type Fleet, fill, history, hostName } from './fleet.ts';
-import { lines, push } from './ilp.ts';
+import { framesPerWrite, prepared, push } from './ilp.ts';
 
 const rounds = 3;
 /** As many as the collector has to the store. */
 const connections = 1;
-/** Frames of one write, as the collector fetches them. */
-const framesPerWrite = 1000;
 /** Longest wait for all rows to be visible, milliseconds. */
 const visibleWithin_ms = 120_000;
 const stream = 'FRAMES';
@@ -83,7 +81,7 @@ type Passage = { seconds: number; rows: number; collector: number; nats: number;
 async function fromLog(stack: Stack, manager: JetStreamManager, fleet: Fleet, content: Content): Promise<Figure[]> {
   const collected: Passage[] = [];
   const pushed: Passage[] = [];
-  const bodies = prepared(fleet);
+  const bodies = prepared(history(fleet));
   // In turn, so that a machine that is busy for a while is so for both.
   for (let round = 0; round < rounds; round++) {
     await emptyStore(stack);
@@ -198,20 +196,6 @@ const passage = (seconds: number, rows: number, before: Cpu, after: Cpu): Passag
   nats: after.nats - before.nats,
   questdb: after.questdb - before.questdb,
 });
-
-/** All rows as bodies of requests. */
-function prepared(fleet: Fleet): Buffer[] {
-  const bodies: Buffer[] = [];
-  let batch: { host: number; frame: Frame }[] = [];
-  for (const entry of history(fleet)) {
-    batch.push(entry);
-    if (batch.length < framesPerWrite) continue;
-    bodies.push(lines(batch));
-    batch = [];
-  }
-  if (batch.length > 0) bodies.push(lines(batch));
-  return bodies;
-}
 
 /** P5: frames decoded to rows as the store wants them, without a store. */
 async function decoding(manager: JetStreamManager, fleet: Fleet, content: Content): Promise<Figure> {

@@ -11,15 +11,17 @@ import { freshness } from './freshness.ts';
 import { growth } from './growth.ts';
 import { ingest } from './ingest.ts';
 import { llmProxy } from './llm_proxy.ts';
+import { rebuild } from './rebuild.ts';
 import { replay } from './replay.ts';
 
-const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth', 'l1'] as const;
+const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth', 'rebuild', 'l1'] as const;
 
 const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
 
 Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a day of ticks,
          p3 size of a frame, p4 ingest, p5 decode, p6 freshness, p8 replay,
          growth (P9): CPU, memory, lag and latency of each part with more and more hosts,
+         rebuild (P4): a store filled from the log and verified, beside the store that was filled first,
          l1 what llm-proxy adds to the time to the first token
 
   --day N       ticks of the figure day (86400: a quarter of an hour)
@@ -32,6 +34,8 @@ Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a da
   --sizes N,N   numbers of hosts whose growth is watched (100,500,1000,2000)
   --grow N      seconds for which each of them is watched (40), after --warm-up N (15)
   --rows N      rows of a frame of these hosts (200)
+  --fleet N     hosts of the log that a store is rebuilt from (50), for --hours N (1; the figure asks for 24),
+                a frame every --every N seconds (10)
   --aligned     all of these hosts publish at once, as with perfect clocks, not spread over the interval
 `;
 
@@ -52,6 +56,9 @@ const settings = {
     grow: { type: 'string', default: '40' },
     'warm-up': { type: 'string', default: '15' },
     rows: { type: 'string', default: '200' },
+    fleet: { type: 'string', default: '50' },
+    hours: { type: 'string', default: '1' },
+    every: { type: 'string', default: '10' },
     aligned: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
@@ -92,7 +99,7 @@ async function main(): Promise<void> {
   }
   // Everything begins with real frames of this machine; for the rest some of them are enough.
   const agentSeconds = wanted('p1', 'p2') ? seconds : Math.min(seconds, 20);
-  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth');
+  const needsAgent = wanted('p1', 'p2', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth', 'rebuild');
   if (needsAgent) say(`The agent runs for ${agentSeconds} s ...`);
   const run = needsAgent ? await runAgent(agentSeconds) : undefined;
   if (run && wanted('p1')) {
@@ -127,6 +134,13 @@ async function main(): Promise<void> {
     const { aligned } = options;
     say(`The growth with ${sizes.join(', ')} hosts is watched ...`);
     found.push(...(await growth(run.frames, { sizes, seconds: watched_s, warmUp_s, interval_ms, rows, aligned })));
+  }
+  if (run && wanted('rebuild')) {
+    const [size, hours, every] = (['fleet', 'hours', 'every'] as const).map((name) =>
+      positive(name, options[name]),
+    ) as [number, number, number];
+    say(`${hours} h of ${size} hosts are rebuilt from the log ...`);
+    found.push(...(await rebuild(fleet(run.frames, size, Math.floor((hours * 3600) / every), every))));
   }
   process.stdout.write(`\n${table(found)}\n`);
 }
