@@ -1,9 +1,9 @@
 // Whether a store holds what the log holds: the log is read and decoded by other code than ingest's, and counted.
 import { type Columns, catalog, decodeFrame, type Frame, parseSubject, type Table } from '@fleetreel/proto';
 import type { ConsumerMessages, JsMsg } from '@nats-io/jetstream';
-import { Seen } from '#ingest/seen.ts';
 import type { Log } from '#log/connect.ts';
 import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+import { Seen } from '#log/seen.ts';
 import { streamName } from '#log/stream.ts';
 import { type Content, contentKey, countedTables } from '#store/content.ts';
 import { frameTable } from '#store/schema.ts';
@@ -42,7 +42,7 @@ export class LogContent {
   /** False when there were too many rows with a time of their own to tell them apart. */
   ownTimes = true;
   readonly #before_us: number;
-  readonly #seen = new Seen();
+  readonly #seen = new Seen(Number.POSITIVE_INFINITY);
   readonly #ownTimeRows = new Set<string>();
 
   constructor(before_us: number) {
@@ -83,7 +83,7 @@ export class LogContent {
     for (const [index, bytes] of framesOf(kind, message.data).entries()) {
       if (isAside(message.seq, index)) continue;
       const frame = decodeFrame(bytes);
-      if (this.#seen.add(`${tenant} ${host} ${frame.session}`, frame.sequence))
+      if (this.#seen.add(`${tenant} ${host}`, frame.session, frame.sequence))
         this.#add(tenant, host, frame, bytes.length);
     }
   }

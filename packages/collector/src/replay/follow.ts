@@ -2,9 +2,9 @@
 import type { Table } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import type { ReelFrame } from '@fleetreel/reel/format';
-import { cursorOverlapMilliseconds, orderMilliseconds, replayMessageBytes } from '#limits.ts';
+import { cursorOverlapMilliseconds, orderMilliseconds, replayMessageBytes, seenStretchesMax } from '#limits.ts';
+import { Seen } from '#log/seen.ts';
 import { LogGone, type LogMessage, readLog, stateOf, subjectsOf } from '#replay/log.ts';
-import { Seen } from '#replay/seen.ts';
 import { type Item, itemsOf, type SourceParts } from '#replay/source.ts';
 import { storedFrames } from '#replay/stored.ts';
 
@@ -53,7 +53,7 @@ export async function* follow(
   const { log, clock } = parts;
   const { tenant, hosts, from } = question;
   const state = await stateOf(log);
-  const seen = new Seen();
+  const seen = new Seen(seenStretchesMax);
   const fresh = ({ frame, session, sequence }: Item) => seen.add(frame.host, session, sequence);
   const wanted = hosts.length > 0 ? new Set(hosts) : undefined;
   const tables = question.tables.length > 0 ? new Set(question.tables) : undefined;

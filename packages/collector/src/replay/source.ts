@@ -11,12 +11,19 @@ import { frameHeader, keepTables } from '@fleetreel/proto/bytes';
 import { ApiError } from '@fleetreel/proto/errors';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import type { Clock } from '#clock.ts';
-import { aheadMilliseconds, lateBatchesMax, lateCacheBytesMax, orderBytesMax, orderMilliseconds } from '#limits.ts';
+import {
+  aheadMilliseconds,
+  lateBatchesMax,
+  lateCacheBytesMax,
+  orderBytesMax,
+  orderMilliseconds,
+  seenStretchesMax,
+} from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { framesOf } from '#log/frames.ts';
+import { Seen } from '#log/seen.ts';
 import { streamName } from '#log/stream.ts';
 import { LogGone, type LogMessage, microsecondsOf, readLog, stateOf, subjectsOf } from '#replay/log.ts';
-import { Seen } from '#replay/seen.ts';
 import { storedFrames } from '#replay/stored.ts';
 import type { Reader } from '#store/reader.ts';
 
@@ -90,7 +97,7 @@ export class Source {
    * @throws ApiError, and the signal's reason when it is aborted
    */
   async *frames(from_us: number, signal: AbortSignal): AsyncGenerator<readonly ReelFrame[] | Hole> {
-    const seen = new Seen();
+    const seen = new Seen(seenStretchesMax);
     let position = Math.max(from_us, this.from_us);
     const pass = (items: readonly Item[]) => {
       const fresh = items.filter(({ frame, session, sequence }) => seen.add(frame.host, session, sequence));

@@ -1,14 +1,20 @@
-import { seenStretchesMax } from '#limits.ts';
+// Which frames were seen. The log may hold one twice, and whoever reads it takes each once.
 
-/** Sequences of one session that were played: stretches without gaps, in order. */
+/** Sequences of one session that were seen: stretches without gaps, in order. */
 type Stretches = { first: number; last: number }[];
 
-/** Which frames were played: by host, session and sequence. What a session sends without gaps takes one stretch, however long. */
+/** Frames by host, session and sequence. What a session sends without gaps takes one stretch, however long. */
 export class Seen {
   readonly #sessions = new Map<string, Stretches>();
+  readonly #stretchesMax: number;
   #stretches = 0;
 
-  /** Notes a frame; false where it was noted before. */
+  /** @param stretchesMax stretches that are remembered; beyond, those of the session that is longest known are forgotten */
+  constructor(stretchesMax: number) {
+    this.#stretchesMax = stretchesMax;
+  }
+
+  /** Notes a frame; false where it was noted before. Where tenants meet, the host comes with its own. */
   add(host: string, session: string, sequence: number): boolean {
     const key = `${host} ${session}`;
     let known = this.#sessions.get(key);
@@ -22,8 +28,7 @@ export class Seen {
       newest.last = sequence;
       return true;
     }
-    let place = known.length;
-    while (place > 0 && (known[place - 1] as Stretches[number]).first > sequence) place--;
+    const place = placeOf(known, sequence);
     const before = known[place - 1];
     if (before && before.last >= sequence) return false;
     const after = known[place];
@@ -44,7 +49,7 @@ export class Seen {
   }
 
   #bound(current: string): void {
-    if (++this.#stretches <= seenStretchesMax) return;
+    if (++this.#stretches <= this.#stretchesMax) return;
     for (const [key, { length }] of this.#sessions) {
       if (key === current) continue;
       this.#sessions.delete(key);
@@ -52,4 +57,15 @@ export class Seen {
       return;
     }
   }
+}
+
+/** How many stretches begin at this sequence or before it. */
+function placeOf(known: Stretches, sequence: number): number {
+  let [low, high] = [0, known.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((known[middle] as Stretches[number]).first > sequence) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
