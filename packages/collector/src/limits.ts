@@ -71,10 +71,8 @@ export const fleetPagesMax = 4;
 /** Longest time to send one, milliseconds: a scrape's own time limit is shorter. */
 export const fleetPageMilliseconds = 60_000;
 
-/** How often the log's bounds are compared with what is stored, milliseconds. */
+/** How often the log's bounds are compared with what is stored, and suspended tables resumed until the store works, milliseconds. */
 export const watchMilliseconds = 10_000;
-/** How often the store is asked for tables that it has suspended, milliseconds: they are resumed until it works. */
-export const suspendedMilliseconds = 10_000;
 /** Refusals that the registry keeps of a host: the newest of each machine. */
 export const refusalsMax = 10;
 /** Longest time to finish what is in flight when stopping, milliseconds. */

@@ -23,7 +23,6 @@ import { execute, StatementError } from '#store/admin.ts';
 import { Reader } from '#store/reader.ts';
 import { Rollups } from '#store/rollup.ts';
 import { keepTables, rollupDays } from '#store/schema.ts';
-import { resumeSuspended } from '#store/suspended.ts';
 import { watchWal } from '#store/wal.ts';
 import { Writer } from '#store/writer.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
@@ -108,8 +107,7 @@ async function run(settings: Settings): Promise<number> {
     running.push(
       rollups.run(signal),
       watchBounds(log, settings.store, telemetry, clock, signal),
-      resumeSuspended(settings.questdb, { telemetry, clock, written }, signal),
-      watchWal(settings.questdb, telemetry, clock, signal),
+      watchWal(settings.questdb, { telemetry, clock, written }, signal),
     );
     await ingest.run(signal, abandon.signal);
   } catch (cause) {
