@@ -133,7 +133,13 @@ async function widen(settings: AdminSettings, table: StoreTable, telemetry: Tele
     if (there?.type === type && there.key === key) continue;
     if (there) throw unfit(table, `has the column ${name} as ${kind(there.type, there.key)}, not ${kind(type, key)}`);
     if (key) throw unfit(table, `lacks the key ${name}`);
-    await execute(settings, `ALTER TABLE "${table.name}" ADD COLUMN IF NOT EXISTS "${name}" ${type}`);
+    try {
+      await execute(settings, `ALTER TABLE "${table.name}" ADD COLUMN IF NOT EXISTS "${name}" ${type}`);
+    } catch (cause) {
+      // Another collector was faster: the store looks whether there is one before it is this statement's turn.
+      if (cause instanceof StatementError && cause.message.startsWith('duplicate column')) continue;
+      throw cause;
+    }
     telemetry.configured(`the column ${table.name}.${name}`, 'created');
   }
   const names = new Set(table.columns.map(({ name }) => name));
