@@ -235,9 +235,8 @@ export class Hosts {
       // One tenant until there are more.
       const hosts = [...this.#silent].filter((host) => !newest.get(defaultTenant, host));
       try {
-        for (const [host, time, interval] of await reader.query(
-          newestFrames(defaultTenant, hosts, this.#now() - rawMs),
-        ))
+        const newestOf = newestFrames(defaultTenant, hosts, this.#now() - rawMs);
+        for (const [host, time, interval] of hosts.length > 0 ? await reader.query(newestOf) : [])
           this.#stored.set(`${defaultTenant}.${host}`, { time_us: Number(time), intervalMs: Number(interval) });
         this.#silent.clear();
         for (const host of hosts) this.#change(defaultTenant, host);

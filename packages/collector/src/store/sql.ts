@@ -100,11 +100,17 @@ export function newestOfRollup(table: Table, rollup: Rollup): Statement {
 
 /** The newest frame of each of these hosts: host, ts, interval_ms. Bounded in time, or it would read every partition. */
 export function newestFrames(tenant: string, hosts: readonly string[], from: number): Statement {
+  const values: unknown[] = [tenant, time(from)];
+  const where = `tenant = $1 AND ts >= $2 AND ${eachHost(hosts, values)}`;
   return {
-    text: 'SELECT host, ts, interval_ms FROM "frame" WHERE tenant = $1 AND host IN $2 AND ts >= $3 LATEST ON ts PARTITION BY tenant, host',
-    values: [tenant, hosts, time(from)],
+    text: `SELECT host, ts, interval_ms FROM "frame" WHERE ${where} LATEST ON ts PARTITION BY tenant, host`,
+    values,
   };
 }
+
+/** For LATEST ON, which finds rows of only one of the hosts where they are bound as one list. */
+const eachHost = (hosts: readonly string[], values: unknown[]): string =>
+  `host IN (${hosts.map((host) => `$${values.push(host)}`).join(', ')})`;
 
 /** The newest row of every entity of some hosts within a time: ts, host, labels, then fields, in the order of the catalogue. */
 export function newestRows(
@@ -115,12 +121,14 @@ export function newestRows(
   to_us: number,
 ): Statement {
   const columns = ['ts', 'host', ...[...table.labels, ...table.fields].map(({ name }) => quote(name))];
+  const values: unknown[] = [tenant, microseconds(from_us), microseconds(to_us)];
+  const where = `tenant = $1 AND ts >= $2 AND ts <= $3 AND ${eachHost(hosts, values)}`;
   const keys = ['tenant', 'host', ...table.labels.filter(({ key }) => key).map(({ name }) => quote(name))];
   return {
     text:
-      `SELECT ${columns.join(', ')} FROM ${quote(table.name)} WHERE tenant = $1 AND host IN $2 AND ts >= $3 AND ts <= $4` +
+      `SELECT ${columns.join(', ')} FROM ${quote(table.name)} WHERE ${where}` +
       ` LATEST ON ts PARTITION BY ${keys.join(', ')}`,
-    values: [tenant, hosts, microseconds(from_us), microseconds(to_us)],
+    values,
   };
 }
 
@@ -188,9 +196,9 @@ export function frameEdges({ tenant, hosts, from, to, allowances }: Edges, limit
 
 /** The last frame of each of these hosts before a time, or the first from it on: as `frameEdges`, within a range. */
 export function frameNearest(which: 'last' | 'first', { tenant, hosts, from, to, allowances }: Edges): Statement {
-  const values: unknown[] = [tenant, hosts, time(from), time(to)];
+  const values: unknown[] = [tenant, time(from), time(to)];
+  const where = `"frame" WHERE tenant = $1 AND ts >= $2 AND ts < $3 AND ${eachHost(hosts, values)}`;
   const columns = `${late(allowances, values)} AS late`;
-  const where = '"frame" WHERE tenant = $1 AND host IN $2 AND ts >= $3 AND ts < $4';
   const all = 'host, ts, session, sequence, interval_ms, received';
   if (which === 'last')
     return {
@@ -200,6 +208,28 @@ export function frameNearest(which: 'last' | 'first', { tenant, hosts, from, to,
   const first = ['ts', 'session', 'sequence', 'interval_ms', 'received'].map((name) => `first(${name}) AS ${name}`);
   return {
     text: `SELECT ${all}, ${columns}, NULL FROM (SELECT host, ${first.join(', ')} FROM ${where})`,
+    values,
+  };
+}
+
+/** Sequences of frames of a host's session: those between two, exclusive. */
+export type Between = { host: string; session: string; after: number; before: number };
+
+/** Which of these frames are there, at whatever time of a range: host, session, sequence. */
+export function framesBetween(
+  tenant: string,
+  stretches: readonly Between[],
+  { from, to }: { from: number; to: number },
+  limit: number,
+): Statement {
+  const values: unknown[] = [tenant, time(from), time(to)];
+  const bind = (value: unknown) => `$${values.push(value)}`;
+  const each = stretches.map(
+    ({ host, session, after, before }) =>
+      `(host = ${bind(host)} AND session = ${bind(session)} AND sequence > ${whole(after)} AND sequence < ${whole(before)})`,
+  );
+  return {
+    text: `SELECT host, session, sequence FROM "frame" WHERE tenant = $1 AND ts >= $2 AND ts < $3 AND (${each.join(' OR ')}) LIMIT ${whole(limit)}`,
     values,
   };
 }

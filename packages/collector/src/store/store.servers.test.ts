@@ -8,9 +8,11 @@ import { type Clock, systemClock } from '#clock.ts';
 import { decode } from '#ingest/decode.ts';
 import { labelCharactersMax } from '#limits.ts';
 import { type AdminSettings, execute, type Value } from '#store/admin.ts';
+import { Reader } from '#store/reader.ts';
 import { Rollups } from '#store/rollup.ts';
 import { Rows } from '#store/rows.ts';
 import { keepTables, storeTables } from '#store/schema.ts';
+import { frameNearest, newestFrames, newestRows } from '#store/sql.ts';
 import { Writer } from '#store/writer.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
 
@@ -252,6 +254,27 @@ test('a frame that is sent again changes nothing', async () => {
   await becomes("SELECT count() FROM frame WHERE host = 'again'", 1);
   // When the log stored it, seven microseconds after its own time.
   await becomes("SELECT cast(received AS long) - cast(ts AS long) FROM frame WHERE host = 'again'", 7);
+});
+
+test('the newest of several hosts are of each of them', async () => {
+  const hosts = ['newest-1', 'newest-2', 'newest-3'];
+  const times = [begin * 1000, begin * 1000 + 1_000_000];
+  await writer.send(
+    rowsOf(...times.flatMap((time_us) => hosts.map((host) => ({ host, time_us, tables: cpu(5, '0') })))),
+  );
+  await becomes("SELECT count() FROM cpu WHERE host LIKE 'newest-%'", 6);
+  const { pgHost: pg_host, pgPort: pg_port, readUser: read_user, readPassword: read_password } = questdb;
+  await using reader = new Reader({ pg_host, pg_port, read_user, read_password });
+  const allowances = new Map<string, number>();
+  const range = { tenant: 'default', hosts, from: begin, to: begin + minute, allowances };
+  const [from_us, to_us] = [begin * 1000, begin * 1000 + 2_000_000];
+  for (const [statement, place] of [
+    [newestFrames('default', hosts, begin), 0],
+    [newestRows('default', tableNamed('cpu') as Table, hosts, from_us, to_us), 1],
+    [frameNearest('last', range), 0],
+    [frameNearest('first', range), 0],
+  ] as const)
+    expect(new Set((await reader.query(statement)).map((row) => row[place])), statement.text).toEqual(new Set(hosts));
 });
 
 test('a wrong password is said to be that', async () => {
