@@ -80,6 +80,9 @@ const sent: Sent[] = [
   ...run('refused', 0, 1000),
   ...run('refused', 1020, 2000),
   ...run('refused', 2020, 3600),
+  ...run('misled', 0, 1000),
+  ...run('misled', -2000, -1950, { sequence: 101 }),
+  ...run('misled', 1050, 3600, { sequence: 106 }),
   ...run('silent', 0, 1800),
   ...run('batches', 0, 3600).map((one) => ({ ...one, came: Math.ceil((one.at + 1) / 60) * 60 })),
 ];
@@ -135,7 +138,7 @@ async function start() {
   await vi.waitFor(
     async () => {
       expect((await questdb.query("SELECT count() FROM frame WHERE host <> 'old'")).rows).toEqual([[stored]]);
-      expect(query.hosts.names('default').size).toBe(11);
+      expect(query.hosts.names('default').size).toBe(12);
     },
     { timeout: 30_000, interval: 50 },
   );
@@ -238,6 +241,10 @@ test('what the agent gave up, and the host that slept', async () => {
   expect(await of('slept')).toEqual([72.22, 72.22, [[1000, 2000, 'skipped', 0, null]]]);
 });
 
+test('frames that are there at another time: the clock was wrong', async () => {
+  expect(await of('misled')).toEqual([98.61, 98.61, [[1000, 1050, 'clock', 0, null]]]);
+});
+
 test('nothing since, and nothing ever', async () => {
   expect(await of('silent')).toEqual([50, 50, [[1800, null, 'no_contact', null, null]]]);
   expect(await of('never')).toEqual([0, 0, [[0, 3600, 'no_contact', null, null]]]);
@@ -283,6 +290,11 @@ test('a hole over an end of the range has its true times, and what is after the 
   expect(await of('killed', range(1100, 2100))).toEqual([95, 95, [hole]]);
   expect(await of('killed', range(1050, 1100))).toEqual([0, 0, [hole]]);
   expect(await of('killed', range(0, 1000))).toEqual([100, 100, []]);
+  // Of several hosts each has its frame before the range.
+  const hosts = ['killed', 'booted', 'silent'];
+  const together = await ask({ host: hosts.join(','), ...range(1050, 1100) });
+  const alone = await Promise.all(hosts.map(async (host) => (await ask({ host, ...range(1050, 1100) })).hosts[0]));
+  expect(together.hosts).toEqual(alone);
 });
 
 test('all hosts at once, by the same answer over gRPC', async () => {

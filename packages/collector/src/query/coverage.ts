@@ -34,6 +34,8 @@ export const edgesMax = 50_000;
 const nearestMs = 86_400_000;
 /** New sessions of which is asked whether the machine was booted anew, at most. */
 const bootsMax = 200;
+/** Holes whose frames are looked for at other times, at most. */
+const elsewhereMax = 200;
 /** Dead letters of a host that are looked at, at most. */
 const lettersMax = 1000;
 /** From a frame's arrival to its being put aside, milliseconds. */
@@ -78,6 +80,7 @@ export async function queryCoverage(
     return { host, holes };
   });
   await findBoots(parts.reader, tenant, found);
+  await findElsewhere(parts.reader, tenant, found, range);
   for (const one of found) await findDead(letters, tenant, one.host, one.holes);
   return {
     ...range,
@@ -194,6 +197,32 @@ async function findBoots(
   const boots = new Map(rows.map(([host, time, uptime]) => [`${host} ${time}`, Number(time) - Number(uptime) * 1e6]));
   for (const { host, time_us, hole } of restarts)
     if ((boots.get(`${host} ${time_us}`) ?? 0) > hole.begin_us) hole.cause = 'reboot';
+}
+
+/** Tells those holes whose frames are stored at another time: the host's clock was wrong. */
+async function findElsewhere(
+  reader: Reader,
+  tenant: string,
+  found: readonly { host: string; holes: readonly Hole[] }[],
+  { from, to }: { from: number; to: number },
+): Promise<void> {
+  const asked = found
+    .flatMap(({ host, holes }) =>
+      holes.flatMap((hole) =>
+        hole.between && hole.session !== null ? [{ hole, host, session: hole.session, ...hole.between }] : [],
+      ),
+    )
+    .slice(-elsewhereMax);
+  if (asked.length === 0) return;
+  const around = { from: Math.max(0, from - nearestMs), to: to + nearestMs };
+  const rows = await reader.query(sql.framesBetween(tenant, asked, around, edgesMax));
+  for (const { hole, host, session, after, before } of asked) {
+    const there = rows.filter(
+      ([own, of, sequence]) => own === host && of === session && Number(sequence) > after && Number(sequence) < before,
+    ).length;
+    hole.missing = (hole.missing ?? 0) - there;
+    if (there > 0 && hole.missing === 0) hole.cause = 'clock';
+  }
 }
 
 /** Tells those holes whose frames may be among the dead letters: put aside while they were due. */

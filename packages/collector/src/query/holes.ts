@@ -37,6 +37,8 @@ export type Hole = {
   missing: number | null;
   /** When the frames arrived after all. */
   healed_us: number | null;
+  /** Sequences of the frames beside it, where those between them are missing and nobody has said why. */
+  between?: { after: number; before: number };
 };
 
 export type HolesQuestion = {
@@ -83,7 +85,7 @@ function gaps({ edges, losses }: HolesQuestion): Hole[] {
   return holes;
 }
 
-function explain(before: Edge, after: Edge, losses: readonly Loss[]): Pick<Hole, 'cause' | 'missing'> {
+function explain(before: Edge, after: Edge, losses: readonly Loss[]): Pick<Hole, 'cause' | 'missing' | 'between'> {
   const same = before.session === after.session;
   const told = losses.flatMap(({ session, cause, firstSequence, lastSequence }) => {
     const first = session === before.session ? Math.max(firstSequence, before.sequence + 1) : firstSequence;
@@ -101,7 +103,8 @@ function explain(before: Edge, after: Edge, losses: readonly Loss[]): Pick<Hole,
       );
   if (most) return { cause: most.cause as HoleCause, missing };
   if (!same) return { cause: 'agent_down', missing };
-  return { cause: missing === 0 ? 'skipped' : 'unknown', missing };
+  if (missing === 0) return { cause: 'skipped', missing };
+  return { cause: 'unknown', missing, between: { after: before.sequence, before: after.sequence } };
 }
 
 /** Frames that came well after their time: a hole until then. */

@@ -21,6 +21,7 @@ export const causes: Readonly<Record<Hole['cause'], string>> = {
   corrupt: 'the spool could not be read',
   too_large: 'the frames were too large',
   dead_letter: 'the frames are among the dead letters',
+  clock: 'the host’s clock was wrong: the frames are at another time',
   no_contact: 'no frame was received',
   unknown: 'the cause is not known',
 };
