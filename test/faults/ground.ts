@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Cable } from '../cable.ts';
 import { eventually, Stack } from '../stack.ts';
+import type { Window } from './coverage.ts';
 import { Disk } from './disk.ts';
 import { captureFrames, Fleet } from './fleet.ts';
 import { Link } from './link.ts';
@@ -147,11 +148,22 @@ export class Ground implements AsyncDisposable {
     execFileSync('ip', ['netns', 'exec', this.cable.namespace, 'iptables', ...args]);
   }
 
-  /** Ends the fleet in order, and counts its frames. @param mayDie reasons for which frames may be put aside */
+  /**
+   * Counts the frames that were sampled in a stretch of time, while the fleet goes on.
+   * @param mayDie reasons for which frames may be put aside
+   */
+  async count(window: Window, mayDie: RegExp): Promise<Verdict> {
+    return await verify({ ...this.#verify, mayDie, window });
+  }
+
+  /** Ends the fleet in order, and counts all its frames. */
   async verify(mayDie: RegExp): Promise<Verdict> {
     await this.fleet.stop();
-    const { stack, fleet } = this;
-    return await verify({ stack, ledgers: fleet.folder, frames: this.#frames, mayDie });
+    return await verify({ ...this.#verify, mayDie });
+  }
+
+  get #verify() {
+    return { stack: this.stack, ledgers: this.fleet.folder, frames: this.#frames };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

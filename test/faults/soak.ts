@@ -1,11 +1,13 @@
-// Random faults under load, and at the end a count of all frames, one by one. Prints what it does.
+// Random faults under load; after each, and at the end, all frames are counted one by one. Prints what it does, and a table of what
+// became of the frames.
 //
 //   node test/faults/soak.ts [--minutes 30] [--seed 1]
 import { parseArgs } from 'node:util';
 import { memoryOf } from '../numbers/process.ts';
 import { faults, mayDie } from './faults.ts';
 import { Ground } from './ground.ts';
-import { makeFault } from './matrix.ts';
+import { fateOf, makeFault } from './matrix.ts';
+import { Tally } from './tally.ts';
 import { describeVerdict, isClean } from './verify.ts';
 
 const MiB = 1024 ** 2;
@@ -40,18 +42,22 @@ await using ground = await Ground.start(seed);
 const began = minutes();
 say(`${ground.fleet.hosts} hosts publish every second; seed ${seed}`);
 const largest: Record<Part, number> = { collector: 0, nats: 0, questdb: 0, fleet: 0 };
-const made = new Map<string, number>();
+const tally = new Tally();
+let failed = 0;
 while (minutes() - began < Number(values.minutes)) {
   const [name, fault] = Object.entries(faults)[ground.random.below(Object.keys(faults).length)] ?? [];
   if (name === undefined || fault === undefined) throw new Error('There are no faults.');
-  await makeFault(ground, name, fault, 'short', say);
-  made.set(name, (made.get(name) ?? 0) + 1);
+  const verdict = await makeFault(ground, name, fault, 'short', say);
+  tally.add(name, fateOf(verdict));
+  if (!isClean(verdict)) failed++;
   const now = memory(ground);
   for (const part of Object.keys(largest) as Part[]) largest[part] = Math.max(largest[part], now[part]);
 }
-say(`faults: ${[...made].map(([name, times]) => `${name} ${times}`).join(', ')}`);
 const verdict = await ground.verify(mayDie);
 say(describeVerdict(verdict));
+for (const line of tally.lines) say(line);
 const parts = Object.keys(largest) as Part[];
 say(`most memory, MiB: ${parts.map((part) => `${part} ${largest[part]} (of ${most_MiB[part]})`).join(', ')}`);
-process.exitCode = isClean(verdict) && parts.every((part) => largest[part] <= most_MiB[part]) ? 0 : 1;
+if (failed > 0) say(`${failed} faults after which something was not as it should be: see above`);
+const isWithin = parts.every((part) => largest[part] <= most_MiB[part]);
+process.exitCode = isClean(verdict) && failed === 0 && isWithin ? 0 : 1;

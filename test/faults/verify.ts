@@ -1,16 +1,20 @@
-// Counts a fleet's frames one by one: what its ledgers say, against what is in the store, in the dead letters, and in the table
-// of losses.
+// Counts a fleet's frames one by one: what its ledgers say, against what is in the store, in the dead letters, in the table of
+// losses, and in the coverage that the collector tells.
 import { readFileSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
 import { catalog, decodeFrame, prefix, scanFrame } from '@fleetreel/proto';
 import { decodeBatch } from '@fleetreel/proto/batch';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { countRows } from '../bench/fleet.ts';
-import { eventually, type Stack } from '../stack.ts';
+import type { Stack } from '../stack.ts';
+import { type Counted, coverageDifferences, coverageOf, type Window } from './coverage.ts';
 import { capturedAt, readLedgers, type Session } from './ledger.ts';
 
 /** What was sampled so shortly before a kill was nowhere but in the killed process, milliseconds. */
 const inProgress_ms = 2000;
+/** Pause between two counts, milliseconds: each reads the whole table of frames. */
+const again_ms = 500;
 /** Tables that are not the fleet's alone, or whose rows have times of their own. */
 const uncounted = new Set(['frame_loss', ...catalog.filter((table) => table.rowTime).map(({ name }) => name)]);
 
@@ -29,39 +33,44 @@ export type Verdict = {
   foreign: string[];
   /** Sampled, never acknowledged, and nobody says why they are not stored. */
   unexplained: string[];
+  /** Where the coverage that the collector tells is not what was counted. */
+  uncovered: string[];
   /** Not stored, and explained so. */
   explained: { loss: number; dead: number; killed: number };
 };
 
 export type VerifyOptions = {
-  stack: Pick<Stack, 'questdb' | 'nats'>;
+  stack: Pick<Stack, 'questdb' | 'nats' | 'address'>;
   /** Folder of the ledgers. */
   ledgers: string;
   /** The recorded frames of the fleet. */
   frames: string;
   /** Reasons for which frames may be put aside; by default none. */
   mayDie?: RegExp;
+  /** Only frames that were sampled then, while the fleet goes on; by default all, of a fleet that has ended. */
+  window?: Window;
   /** Longest wait for what is still under way. */
   within_ms?: number;
 };
 
 /** Waits until nothing is missing any more, or the time is over; returns what was found last. */
 export async function verify(options: VerifyOptions): Promise<Verdict> {
-  const sessions = await readLedgers(options.ledgers);
-  let verdict: Verdict | undefined;
-  try {
-    await eventually('a complete store', options.within_ms ?? 120_000, async () => {
-      verdict = await count(options, sessions);
-      return isClean(verdict) ? true : undefined;
-    });
-  } catch (cause) {
-    if (!verdict) throw cause;
+  const end_ms = performance.now() + (options.within_ms ?? 120_000);
+  for (;;) {
+    let verdict: Verdict | undefined;
+    try {
+      verdict = await count(options);
+    } catch (cause) {
+      // A part may still be coming back.
+      if (performance.now() > end_ms) throw cause;
+    }
+    if (verdict && (isClean(verdict) || performance.now() > end_ms)) return verdict;
+    await pause(again_ms);
   }
-  return verdict as Verdict;
 }
 
-export const isClean = ({ lost, doubled, uneven, foreign, unexplained }: Verdict): boolean =>
-  lost.length + doubled.length + uneven.length + foreign.length + unexplained.length === 0;
+export const isClean = ({ lost, doubled, uneven, foreign, unexplained, uncovered }: Verdict): boolean =>
+  lost.length + doubled.length + uneven.length + foreign.length + unexplained.length + uncovered.length === 0;
 
 /** A verdict in some lines. */
 export function describeVerdict(verdict: Verdict): string {
@@ -76,13 +85,12 @@ export function describeVerdict(verdict: Verdict): string {
     ...few('UNEVEN', verdict.uneven),
     ...few('FOREIGN', verdict.foreign),
     ...few('UNEXPLAINED', verdict.unexplained),
+    ...few('COVERAGE', verdict.uncovered),
   ].join('\n');
 }
 
-async function count(
-  { stack, frames, mayDie = /^\b$/ }: VerifyOptions,
-  sessions: ReadonlyMap<string, Session>,
-): Promise<Verdict> {
+async function count({ stack, ledgers, frames, mayDie = /^\b$/, window }: VerifyOptions): Promise<Verdict> {
+  const sessions = await readLedgers(ledgers);
   const stored = await storedFrames(stack);
   const dead = await deadFrames(stack.nats.url);
   const losses = await lossesOf(stack);
@@ -95,18 +103,42 @@ async function count(
     uneven: [],
     foreign: [],
     unexplained: [],
+    uncovered: [],
     explained: { loss: 0, dead: 0, killed: 0 },
   };
-  for (const one of sessions.values()) judge(one, verdict, { stored, dead, mayDie, losses });
+  for (const one of sessions.values()) judge(one, verdict, { stored, dead, mayDie, losses, window });
+  if (window === undefined) {
+    verdict.foreign.push(...foreignFrames(sessions, stored));
+    verdict.uneven.push(...(await unevenTables(stack, frames, sessions, stored)));
+  } else verdict.uncovered.push(...(await uncoveredFrames(stack, window, { sessions, stored })));
+  return verdict;
+}
+
+/** Stored frames that no ledger knows. */
+function foreignFrames(sessions: ReadonlyMap<string, Session>, stored: Known['stored']): string[] {
+  const hosts = hostsOf(sessions);
+  const foreign: string[] = [];
   for (const [key, found] of stored) {
     const [host, session] = key.split(' ');
     // Hosts that are none of the fleet's may be there, too.
-    if (!hostsOf(sessions).has(host ?? '')) continue;
+    if (!hosts.has(host ?? '')) continue;
     const own = sessions.get(`${host} ${session}`);
-    for (const sequence of found.keys()) if (!own?.sampled.has(sequence)) verdict.foreign.push(`${key} ${sequence}`);
+    for (const sequence of found.keys()) if (!own?.sampled.has(sequence)) foreign.push(`${key} ${sequence}`);
   }
-  verdict.uneven.push(...(await unevenTables(stack, frames, sessions, stored)));
-  return verdict;
+  return foreign;
+}
+
+/** Where the coverage is not what was counted. */
+async function uncoveredFrames(
+  { address }: VerifyOptions['stack'],
+  window: Window,
+  counted: Counted,
+): Promise<string[]> {
+  const hosts = [...hostsOf(counted.sessions)].sort();
+  const coverage = await coverageOf(address, hosts, window);
+  const told = coverage.hosts.map(({ host }) => host);
+  if (told.join() !== hosts.join()) return [`it is of the hosts ${told.join()}, and not of ${hosts.join()}`];
+  return coverageDifferences(coverage, counted);
 }
 
 type Known = {
@@ -114,12 +146,14 @@ type Known = {
   dead: ReadonlyMap<string, string>;
   mayDie: RegExp;
   losses: readonly Loss[];
+  window: Window | undefined;
 };
 
-function judge(one: Session, verdict: Verdict, { stored, dead, mayDie, losses }: Known): void {
+function judge(one: Session, verdict: Verdict, { stored, dead, mayDie, losses, window }: Known): void {
   const key = `${one.host} ${one.session}`;
   const found = stored.get(key);
   for (const [sequence, { at_ms }] of one.sampled) {
+    if (window && (at_ms < window.from_ms || at_ms >= window.to_ms)) continue;
     const name = `${key} ${sequence}`;
     const isAcknowledged = one.acknowledged.has(sequence);
     verdict.sampled++;
