@@ -7,7 +7,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { systemClock } from '@fleetreel/agent/clock';
 import { Publisher } from '@fleetreel/agent/publisher';
 import { Telemetry } from '@fleetreel/agent/telemetry';
-import { anySubject, catalog, decodeFrame, defaultTenant, encodeFrame, type Frame } from '@fleetreel/proto';
+import { anySubject, decodeFrame, defaultTenant, encodeFrame, type Frame } from '@fleetreel/proto';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { frameOf, hostName } from '../bench/fleet.ts';
 import { settle } from './settle.ts';
@@ -18,19 +18,13 @@ const hostsPerConnection = 5;
 const faultMilliseconds = 60_000;
 const bounds = { frames: 10_000, bytes: 64 * 1024 * 1024 };
 
-/** Rows with a time of their own: scaled for another host they would be of another time. */
-const ofTheirOwnTime = catalog.filter(({ rowTime }) => rowTime !== undefined).map(({ name }) => name);
-
-/** The next frames that a real agent publishes, without rows that have a time of their own. */
+/** The next frames that a real agent publishes. */
 export async function capture(url: string, count: number): Promise<Frame[]> {
   const connection = await connect({ servers: url.split(',') });
   try {
     const frames: Frame[] = [];
-    for await (const { data } of connection.subscribe(anySubject('frame'), { max: count })) {
-      const frame = decodeFrame(data);
-      const tables = Object.entries(frame.tables).filter(([name]) => !ofTheirOwnTime.includes(name as never));
-      frames.push({ ...frame, tables: Object.fromEntries(tables) as Frame['tables'] });
-    }
+    for await (const { data } of connection.subscribe(anySubject('frame'), { max: count }))
+      frames.push(decodeFrame(data));
     return frames;
   } finally {
     await connection.close();

@@ -380,7 +380,7 @@ export class Spool {
   #syncSoon(): void {
     if (this.#unsynced || !this.#active) return;
     this.#unsynced = true;
-    const { clock, bounds, folder, telemetry } = { ...this.#options };
+    const { clock, bounds, folder, telemetry } = this.#options;
     const sync = async () => {
       await clock.sleep(bounds.sync_ms, this.#closed.signal).catch(() => undefined);
       this.#unsynced = false;

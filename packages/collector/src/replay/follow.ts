@@ -54,7 +54,8 @@ export async function* follow(
   const { tenant, hosts, from } = question;
   const state = await stateOf(log);
   const seen = new Seen(seenStretchesMax);
-  const fresh = ({ frame, session, sequence }: Item) => seen.add(frame.host, session, sequence);
+  const fresh = ({ frame, session, sequence }: Pick<Item, 'frame' | 'session' | 'sequence'>) =>
+    seen.add(frame.host, session, sequence);
   const wanted = hosts.length > 0 ? new Set(hosts) : undefined;
   const tables = question.tables.length > 0 ? new Set(question.tables) : undefined;
   const itemsOfAll = (messages: readonly LogMessage[]) =>
@@ -86,7 +87,7 @@ export async function* follow(
       const stored = { tenant, hosts, tables: question.tables, from_us: begin_us, to_us };
       const token = encodeToken({ created: state.created, sequence: state.first - 1, stored_us: state.first_us });
       for await (const part of storedFrames(parts.reader, stored, signal)) {
-        const frames = part.filter(({ frame, session, sequence }) => seen.add(frame.host, session, sequence));
+        const frames = part.filter(fresh);
         if (frames.length > 0) yield { frames: frames.map(({ frame }) => frame), token };
       }
     }
