@@ -27,6 +27,7 @@ import { execute, type Value } from '#store/admin.ts';
 import { keepTables } from '#store/schema.ts';
 import { Writer } from '#store/writer.ts';
 import { Telemetry } from '#telemetry.ts';
+import { describedHost } from '#testing.ts';
 
 const second = 1000;
 const minute = 60 * second;
@@ -374,30 +375,8 @@ describe('ingest', () => {
   });
 });
 
-const description = (host: string, more: Partial<HostDescription> = {}): HostDescription => ({
-  host,
-  machine_id: 'a'.repeat(32),
-  boot_id: 'b',
-  dmi_uuid: '',
-  upload_interval_ms: 0,
-  session: '00000000000000ab',
-  time_us: Date.now() * 1000,
-  agent_version: '0.1.0',
-  platform: 'linux',
-  os: 'Debian 12',
-  kernel: '6.18',
-  architecture: 'x64',
-  cpu_model: 'a processor',
-  cpu_count: 2,
-  memory_bytes: 1e10,
-  gpus: [],
-  virtualization: '',
-  boot_time_us: 1,
-  interval_ms: 1000,
-  addresses: ['10.0.0.1'],
-  tags: { room: '1' },
-  ...more,
-});
+const description = (host: string, more: Partial<HostDescription> = {}) =>
+  describedHost(host, { tags: { room: '1' }, ...more });
 
 test('the registry knows what hosts say and who was refused, in every collector, also after NATS was away', async () => {
   await using one = await collect('registry');

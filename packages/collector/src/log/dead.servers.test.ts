@@ -1,34 +1,18 @@
 // Dead letters over real servers: put aside by ingest, listed by both faces and the command line, published again, thrown away.
-import {
-  encodeFrame,
-  encodeHostDescription,
-  type Frame,
-  type HostDescription,
-  prefix,
-  subject,
-} from '@fleetreel/proto';
+import { encodeFrame, encodeHostDescription, type Frame, prefix, subject } from '@fleetreel/proto';
 import { DeadLetterBytes, DeadLetterOutcome, DeadLetters as Page } from '@fleetreel/proto/http';
 import { startNats } from '@fleetreel/test/servers/nats';
 import { startProgram } from '@fleetreel/test/servers/program';
 import { startQuestdb } from '@fleetreel/test/servers/questdb';
 import Value from 'typebox/value';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { Ingest } from '#ingest/consumer.ts';
-import { Hub } from '#live/hub.ts';
-import { Newest } from '#live/newest.ts';
-import { connectLog } from '#log/connect.ts';
-import { DeadLetters } from '#log/dead.ts';
-import { Registry } from '#log/registry.ts';
 import { consumerName, keepLog, streamName } from '#log/stream.ts';
-import { Query } from '#query/query.ts';
-import { Replays } from '#replay/replays.ts';
 import { execute } from '#store/admin.ts';
-import { Reader } from '#store/reader.ts';
 import { keepTables } from '#store/schema.ts';
 import { Writer } from '#store/writer.ts';
-import { Telemetry } from '#telemetry.ts';
+import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
 
 const hour = 3_600_000;
 const day = 24 * hour;
@@ -45,32 +29,12 @@ async function start() {
   const [nats, questdb] = await Promise.all([startNats(), startQuestdb()]);
   closing.use(nats);
   closing.use(questdb);
-  const telemetry = new Telemetry('silent');
-  const anyPort = { host: '127.0.0.1', port: 0 };
-  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, telemetry);
-  closing.defer(() => faces.close());
-  const log = await connectLog(nats.url);
-  closing.defer(() => log.connection.close());
-  const keep = () => keepLog(log, { age_ms: day, bytes: 256 * 1024 * 1024 }, 'main', telemetry);
-  await keep();
+  const bounds = { age_ms: day, bytes: 256 * 1024 * 1024 };
+  const { telemetry, faces } = await startFaces(closing);
+  const { log, registry } = await startLog(closing, nats.url, bounds, telemetry);
   const store = { http_url: questdb.httpUrl, user: questdb.user, password: questdb.password };
   await keepTables(store, 30, telemetry);
-  const registry = closing.use(await Registry.open(log));
-  const newest = await Newest.open(log, systemClock);
-  closing.defer(() => newest.close());
-  const { pgHost: pg_host, pgPort: pg_port, readUser: read_user, readPassword: read_password } = questdb;
-  const reader = closing.use(new Reader({ pg_host, pg_port, read_user, read_password }));
-  const retention = { raw: day, '1m': day, '1h': day };
-  const query = new Query({ reader, registry, newest, clock: systemClock, telemetry, retention });
-  closing.defer(() => query.close());
-  const hub = new Hub(newest);
-  closing.defer(() => hub.close());
-  faces.open({
-    query,
-    hub,
-    deadLetters: new DeadLetters(log, telemetry),
-    replays: new Replays({ log, reader, clock: systemClock, telemetry }),
-  });
+  await serveRooms(closing, { telemetry, faces, log, registry, questdb });
   return {
     log,
     url: `http://127.0.0.1:${faces.http.port}/api/v1/dead-letters`,
@@ -83,7 +47,7 @@ async function start() {
       const ingest = new Ingest({
         log,
         store: 'main',
-        keepLog: keep,
+        keepLog: () => keepLog(log, bounds, 'main', telemetry),
         rawMilliseconds,
         writer,
         registry,
@@ -225,7 +189,7 @@ test('what can not be stored this time either comes back, with its tries counted
 test('a message of the greatest size, and one that says a name of 64 KB, are put aside too', async () => {
   const most = parts.log.connection.info?.max_payload ?? 0;
   await publish(frameOf('large'), Buffer.alloc(most, 0xff));
-  const named = { ...description, host: 'x'.repeat(64 * 1024) };
+  const named = describedHost('x'.repeat(64 * 1024));
   await publish(subject({ tenant: 'default', kind: 'host', host: 'large' }), encodeHostDescription(named));
   await parts.ingest(day);
   const { letters } = await list('?host=large');
@@ -295,27 +259,3 @@ test('thousands are listed and thrown away page by page', { timeout: 120_000 }, 
   expect((await list()).letters).toEqual([]);
   expect(await frames('well')).toHaveLength(count / 100);
 });
-
-const description: HostDescription = {
-  host: 'large',
-  machine_id: 'm',
-  session: 'fedcba9876543210',
-  time_us: 1,
-  agent_version: '0.1.0',
-  platform: 'linux',
-  os: '',
-  kernel: '',
-  architecture: '',
-  cpu_model: '',
-  cpu_count: 1,
-  memory_bytes: 1,
-  gpus: [],
-  virtualization: '',
-  boot_time_us: 1,
-  interval_ms: 1000,
-  addresses: [],
-  tags: {},
-  boot_id: '',
-  dmi_uuid: '',
-  upload_interval_ms: 0,
-};

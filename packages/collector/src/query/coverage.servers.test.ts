@@ -1,5 +1,5 @@
 // Coverage over real servers: frames written as ingest writes them, at chosen times, asked for by both faces and the command line.
-import { encodeFrame, type Frame, type HostDescription, type Tables } from '@fleetreel/proto';
+import { encodeFrame, type Frame, type Tables } from '@fleetreel/proto';
 import { Coverage, type Hole } from '@fleetreel/proto/http';
 import { Query as QueryService } from '@fleetreel/proto/services';
 import { startNats } from '@fleetreel/test/servers/nats';
@@ -8,23 +8,12 @@ import { startQuestdb } from '@fleetreel/test/servers/questdb';
 import { credentials } from '@grpc/grpc-js';
 import Value from 'typebox/value';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { Faces } from '#api/serve.ts';
-import { systemClock } from '#clock.ts';
 import { decode } from '#ingest/decode.ts';
-import { Hub } from '#live/hub.ts';
-import { Newest } from '#live/newest.ts';
-import { connectLog } from '#log/connect.ts';
-import { DeadLetters } from '#log/dead.ts';
 import { publishDeadLetter } from '#log/publish.ts';
-import { Registry } from '#log/registry.ts';
-import { keepLog } from '#log/stream.ts';
-import { Query } from '#query/query.ts';
-import { Replays } from '#replay/replays.ts';
-import { Reader } from '#store/reader.ts';
 import { Rows } from '#store/rows.ts';
 import { keepTables } from '#store/schema.ts';
 import { Writer } from '#store/writer.ts';
-import { Telemetry } from '#telemetry.ts';
+import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
 
 const second = 1000;
 const minute = 60 * second;
@@ -98,13 +87,8 @@ async function start() {
   const [nats, questdb] = await Promise.all([startNats(), startQuestdb()]);
   closing.use(nats);
   closing.use(questdb);
-  const telemetry = new Telemetry('silent');
-  const anyPort = { host: '127.0.0.1', port: 0 };
-  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, telemetry);
-  closing.defer(() => faces.close());
-  const log = await connectLog(nats.url);
-  closing.defer(() => log.connection.close());
-  await keepLog(log, { age_ms: day, bytes: 64 * 1024 * 1024 }, 'main', telemetry);
+  const { telemetry, faces } = await startFaces(closing);
+  const { log, registry } = await startLog(closing, nats.url, { age_ms: day, bytes: 64 * 1024 * 1024 }, telemetry);
   const settings = { http_url: questdb.httpUrl, user: questdb.user, password: questdb.password };
   await keepTables(settings, 30, telemetry);
   const writer = closing.use(new Writer(settings, () => keepTables(settings, 30, telemetry), telemetry));
@@ -113,24 +97,10 @@ async function start() {
   await questdb.query(
     `INSERT INTO frame (ts, tenant, host, session, sequence, interval_ms) SELECT dateadd('s', cast(10 * (x - 1) AS int), cast(${begin}000 AS timestamp)), 'default', 'old', 's', x, 10000 FROM long_sequence(360)`,
   );
-  const registry = closing.use(await Registry.open(log));
   for (const host of new Set([...sent.map((one) => one.host), 'old', 'never']))
-    await registry.describe('default', description(host, host === 'batches' ? minute : 0));
-  const newest = await Newest.open(log, systemClock);
-  closing.defer(() => newest.close());
-  const { pgHost: pg_host, pgPort: pg_port, readUser: read_user, readPassword: read_password } = questdb;
-  const reader = closing.use(new Reader({ pg_host, pg_port, read_user, read_password }));
+    await registry.describe('default', described(host, host === 'batches' ? minute : 0));
   const retention = { raw: 30 * day, '1m': 180 * day, '1h': 1000 * day };
-  const query = new Query({ reader, registry, newest, clock: systemClock, telemetry, retention });
-  closing.defer(() => query.close());
-  const hub = new Hub(newest);
-  closing.defer(() => hub.close());
-  faces.open({
-    query,
-    hub,
-    deadLetters: new DeadLetters(log, telemetry),
-    replays: new Replays({ log, reader, clock: systemClock, telemetry }),
-  });
+  const { query } = await serveRooms(closing, { telemetry, faces, log, registry, questdb, retention });
   const grpcAddress = `127.0.0.1:${faces.grpc.port}`;
   const grpc = new QueryService(grpcAddress, credentials.createInsecure());
   closing.defer(() => grpc.close());
@@ -170,29 +140,8 @@ function rowsOf(frames: readonly Sent[]): Rows {
   return rows;
 }
 
-const description = (host: string, upload_interval_ms: number): HostDescription => ({
-  host,
-  machine_id: `machine-${host}`,
-  session: sessions.a,
-  time_us: begin * 1000,
-  agent_version: '0.1.0',
-  platform: 'linux',
-  os: 'Debian 12',
-  kernel: '6.18',
-  architecture: 'x64',
-  cpu_model: 'Test',
-  cpu_count: 2,
-  memory_bytes: 1024,
-  gpus: [],
-  virtualization: '',
-  boot_time_us: 1,
-  interval_ms: 10_000,
-  addresses: [],
-  tags: {},
-  boot_id: 'boot',
-  dmi_uuid: '',
-  upload_interval_ms,
-});
+const described = (host: string, upload_interval_ms: number) =>
+  describedHost(host, { session: sessions.a, time_us: begin * 1000, interval_ms: 10_000, upload_interval_ms });
 
 const all = { from: String(begin), to: String(begin + hour) };
 
@@ -256,7 +205,7 @@ test('frames that were put aside; while the log has no dead letter, nobody knows
   // A dead letter has the log's time, which is now: it is of a frame that was due now.
   const now = Math.floor(Date.now() / 10_000) * 10 - begin / second;
   await parts.writer.send(rowsOf([...run('dead', now - 200, now - 60), ...run('dead', now - 20, now + 10)]));
-  await parts.registry.describe('default', description('dead', 0));
+  await parts.registry.describe('default', described('dead', 0));
   const letter = {
     subject: 'fr.v1.default.frame.dead',
     sequence: 1,

@@ -1,0 +1,113 @@
+// What tests with real servers share: the rooms of a collector behind its faces, and a host that has said what it is.
+import type { HostDescription } from '@fleetreel/proto';
+import { Faces } from '#api/serve.ts';
+import { type Clock, systemClock } from '#clock.ts';
+import { Hub } from '#live/hub.ts';
+import { Newest } from '#live/newest.ts';
+import { connectLog, type Log } from '#log/connect.ts';
+import { DeadLetters } from '#log/dead.ts';
+import { Registry } from '#log/registry.ts';
+import { keepLog, type LogSettings } from '#log/stream.ts';
+import { Query } from '#query/query.ts';
+import { Replays } from '#replay/replays.ts';
+import { Reader } from '#store/reader.ts';
+import { Telemetry } from '#telemetry.ts';
+
+const day = 86_400_000;
+
+/** What is needed of a QuestDB to read from it. */
+type Store = { pgHost: string; pgPort: number; readUser: string; readPassword: string };
+
+type RoomsOptions = {
+  telemetry: Telemetry;
+  faces: Faces;
+  log: Log;
+  registry: Registry;
+  /** None where nothing is asked of the store. */
+  questdb?: Store;
+  clock?: Clock;
+  /** How long the store keeps rows, milliseconds; a day of each width by default. */
+  retention?: ConstructorParameters<typeof Query>[0]['retention'];
+};
+
+/** Listens on free ports, where nothing is answered yet, until `closing` is. */
+export async function startFaces(closing: AsyncDisposableStack): Promise<{ telemetry: Telemetry; faces: Faces }> {
+  const telemetry = new Telemetry('silent');
+  const anyPort = { host: '127.0.0.1', port: 0 };
+  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, telemetry);
+  closing.defer(() => faces.close());
+  return { telemetry, faces };
+}
+
+/** Makes the log, which is read until `closing` is. */
+export async function startLog(
+  closing: AsyncDisposableStack,
+  natsUrl: string,
+  bounds: LogSettings,
+  telemetry: Telemetry,
+): Promise<{ log: Log; registry: Registry }> {
+  const log = await connectLog(natsUrl);
+  closing.defer(() => log.connection.close());
+  await keepLog(log, bounds, 'main', telemetry);
+  const registry = closing.use(await Registry.open(log));
+  return { log, registry };
+}
+
+/** From now on the faces answer: the log is read for the newest state, and the store where there is one. */
+export async function serveRooms(
+  closing: AsyncDisposableStack,
+  {
+    telemetry,
+    faces,
+    log,
+    registry,
+    questdb,
+    clock = systemClock,
+    retention = { raw: day, '1m': day, '1h': day },
+  }: RoomsOptions,
+): Promise<{ newest: Newest; query: Query }> {
+  const newest = await Newest.open(log, clock);
+  closing.defer(() => newest.close());
+  const { pgHost, pgPort, readUser, readPassword } = questdb ?? {
+    pgHost: '127.0.0.1',
+    pgPort: 1,
+    readUser: '',
+    readPassword: '',
+  };
+  const reader = closing.use(
+    new Reader({ pg_host: pgHost, pg_port: pgPort, read_user: readUser, read_password: readPassword }),
+  );
+  const query = new Query({ reader, registry, newest, clock, telemetry, retention });
+  closing.defer(() => query.close());
+  const hub = new Hub(newest);
+  closing.defer(() => hub.close());
+  const replays = new Replays({ log, reader, clock, telemetry });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays });
+  return { newest, query };
+}
+
+/** What a host says of itself. */
+export const describedHost = (host: string, more: Partial<HostDescription> = {}): HostDescription => ({
+  host,
+  machine_id: `machine-${host}`,
+  session: 'fedcba9876543210',
+  time_us: Math.round(systemClock.now_us()),
+  agent_version: '0.1.0',
+  platform: 'linux',
+  os: 'Debian 12',
+  kernel: '6.18',
+  architecture: 'x64',
+  cpu_model: 'Test',
+  cpu_count: 2,
+  memory_bytes: 1024,
+  gpus: [],
+  virtualization: '',
+  boot_time_us: 1,
+  interval_ms: 5000,
+  addresses: [],
+  tags: {},
+  boot_id: 'boot',
+  dmi_uuid: '',
+  upload_interval_ms: 0,
+  ...more,
+});
