@@ -5,8 +5,8 @@ import { createWriteStream, type WriteStream } from 'node:fs';
 import { rename, writeFile } from 'node:fs/promises';
 import { contractTexts, decodeFrame, defaultTenant, messageId, prefix, token } from '@fleetreel/proto';
 import { frameHeader } from '@fleetreel/proto/bytes';
-import { durationMilliseconds } from '@fleetreel/proto/duration';
 import type { RecordedFrame__Output } from '@fleetreel/proto/services';
+import { readTime } from '@fleetreel/proto/time';
 import type { ReelFrame, ReelHeader } from '@fleetreel/reel/format';
 import type { Speed } from '@fleetreel/reel/pacer';
 import { ReelWriter } from '@fleetreel/reel/writer';
@@ -215,18 +215,12 @@ export function speedOf(text: string | undefined, fallback: Speed): Speed {
 /** A time of a recording in microseconds: RFC 3339, milliseconds since 1970, or before its end (-10m). @throws UsageError */
 export function recordedTime(flag: string, text: string | undefined, end_us: number): number | undefined {
   if (text === undefined) return undefined;
-  const before = text.startsWith('-') ? durationMilliseconds(text.slice(1)) : undefined;
-  if (before !== undefined) return end_us - before * 1000;
-  const time = /^\d+$/.test(text)
-    ? Number(text)
-    : /T.*(?:Z|[+-]\d\d:\d\d)$/i.test(text)
-      ? Date.parse(text)
-      : Number.NaN;
-  if (Number.isNaN(time))
-    throw new UsageError(
-      `--${flag} ${text} is no time: give RFC 3339 (2026-01-31T12:00:00Z), milliseconds since 1970, or before the recording's end (-10m).`,
-    );
-  return time * 1000;
+  // A recording has no now.
+  const time = text === 'now' ? { hint: '' } : readTime(text, end_us / 1000);
+  if (typeof time === 'number') return time * 1000;
+  throw new UsageError(
+    `--${flag} ${text} is no time: give RFC 3339 (2026-01-31T12:00:00Z), milliseconds since 1970, or before the recording's end (-10m).${time.hint && ` ${time.hint}`}`,
+  );
 }
 
 /** A whole number of a flag; 0 when it is absent. @throws UsageError */

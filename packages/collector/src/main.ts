@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 // The collector's command line: builds the rooms in the order of the data path and stops them in reverse. The only
 // file that touches arguments, environment, exit code and signals.
-import { durationPattern, milliseconds } from '@fleetreel/proto/duration';
+import { durationMilliseconds, milliseconds } from '@fleetreel/proto/duration';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
+import { readTime } from '@fleetreel/proto/time';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { checkSettings, program, rawDays, type Settings } from '#config.ts';
@@ -202,12 +203,13 @@ async function rebuildStore(settings: Settings): Promise<0 | 1> {
 /** A time as RFC 3339, from one or from how long ago it is. @throws SettingsError */
 function beginning(text: string): string | undefined {
   if (text === 'beginning') return undefined;
-  const time = new RegExp(durationPattern).test(text) ? clock.now_us() / 1000 - milliseconds(text) : Date.parse(text);
-  if (Number.isNaN(time))
-    throw new SettingsError(
-      `rebuild.from: "${text}" is neither a time such as 2026-11-21T12:00:00Z nor how long ago, such as 24h.`,
-    );
-  return new Date(time).toISOString();
+  const now = clock.now_us() / 1000;
+  const before = durationMilliseconds(text);
+  const time = before === undefined ? readTime(text, now) : now - before;
+  if (typeof time === 'number') return new Date(time).toISOString();
+  throw new SettingsError(
+    `rebuild.from: "${text}" is neither a time such as 2026-11-21T12:00:00Z nor how long ago, such as 24h.${time.hint && ` ${time.hint}`}`,
+  );
 }
 
 /** Lists the stores that read the log, or forgets one; returns the exit code. */

@@ -2,6 +2,7 @@
 
 import { durationMilliseconds } from '@fleetreel/proto/duration';
 import { ApiError, clip } from '@fleetreel/proto/errors';
+import { readTime } from '@fleetreel/proto/time';
 
 /** A range of time: UTC, milliseconds since 1970, `to` exclusive. */
 export type Range = { from: number; to: number };
@@ -16,10 +17,6 @@ const minute = 60 * second;
 const hour = 60 * minute;
 const day = 24 * hour;
 const stepMax = 365 * day;
-/** 2200-01-01: a later time is a mistake. */
-const timeMax = Date.UTC(2200, 0);
-/** Whole numbers below this (1973 in milliseconds) are taken for seconds by mistake. */
-const millisecondsMin = 100_000_000_000;
 
 /** Steps that divide minutes, hours and days evenly. */
 const niceSteps = [
@@ -29,35 +26,14 @@ const niceSteps = [
   ...[1, 2, 5, 10, 30, 90, 365].map((count) => count * day),
 ];
 
-const rfc3339 = /^(\d{4}-\d\d-(\d\d))[Tt ](\d\d:\d\d:\d\d(?:\.\d+)?)(?:[Zz]|([+\- ])(\d\d:\d\d))$/;
-
 /**
  * A time: RFC 3339, milliseconds since 1970, `now`, or before now: `-1h`, `-1h30m`.
  * @throws ApiError
  */
 export function parseTime(text: string, parameter: string, now: number): number {
-  const bad = (hint = '') => new ApiError('bad_time', { parameter, value: clip(text), hint: hint && ` ${hint}` });
-  if (text === 'now') return now;
-  if (/^\d+$/.test(text)) {
-    const ms = Number(text);
-    if (ms > 0 && ms < millisecondsMin) throw bad(`If this is in seconds, it is ${ms * 1000} in milliseconds.`);
-    if (ms > timeMax) throw bad('This is after the year 2200.');
-    return ms;
-  }
-  if (text.startsWith('-')) {
-    const before = durationMilliseconds(text.slice(1));
-    if (before === undefined) throw bad('Units are ms, s, m, h and d.');
-    return Math.max(0, Math.round(now - before));
-  }
-  // A "+" that was not written %2B arrives as a space.
-  const [, date, dayOfMonth, clock, sign, offset] = rfc3339.exec(text) ?? [];
-  if (!date || !clock) throw bad(/^\d{4}-\d\d-\d\d/.test(text) ? 'Time of day and zone are needed.' : '');
-  const ms = Date.parse(`${date}T${clock}${offset ? `${sign === '-' ? '-' : '+'}${offset}` : 'Z'}`);
-  // A day that the month does not have must not become one of the next month.
-  const written = new Date(Date.parse(`${date}T00:00:00Z`));
-  if (Number.isNaN(ms) || written.getUTCDate() !== Number(dayOfMonth)) throw bad('There is no such day or time.');
-  if (ms < 0 || ms > timeMax) throw bad('It has to be between 1970 and 2200.');
-  return ms;
+  const time = readTime(text, now);
+  if (typeof time === 'number') return text.startsWith('-') ? Math.round(time) : time;
+  throw new ApiError('bad_time', { parameter, value: clip(text), hint: time.hint && ` ${time.hint}` });
 }
 
 /**
