@@ -62,13 +62,11 @@ export class Stack implements AsyncDisposable {
     if (!existsSync(join(root, 'apps/web/build/index.html')))
       throw new Error('The console is not built, and the collector serves the built one: run `pnpm build` first.');
     const folder = await mkdtemp(join(tmpdir(), 'fleetreel-stack-'));
-    const stack = new Stack(
-      await startNats(data.nats === undefined ? {} : { data: data.nats }),
-      await startQuestdb(data.questdb === undefined ? {} : { data: data.questdb }),
-      folder,
-      await freePort(),
-      await freePort(),
-    );
+    const [nats, questdb] = await Promise.all([
+      startNats(data.nats === undefined ? {} : { data: data.nats }),
+      startQuestdb(data.questdb === undefined ? {} : { data: data.questdb }),
+    ]);
+    const stack = new Stack(nats, questdb, folder, await freePort(), await freePort());
     try {
       await stack.startCollector();
     } catch (error) {
@@ -115,19 +113,10 @@ export class Stack implements AsyncDisposable {
   }
 
   collectorFlags(natsUrl = this.nats.url): string[] {
-    const { questdb } = this;
-    return flags({
-      'nats-url': natsUrl,
-      'questdb-http-url': questdb.httpUrl,
-      'questdb-pg-host': questdb.pgHost,
-      'questdb-pg-port': questdb.pgPort,
-      'questdb-user': questdb.user,
-      'questdb-password': questdb.password,
-      'questdb-read-user': questdb.readUser,
-      'questdb-read-password': questdb.readPassword,
-      'http-port': this.#httpPort,
-      'grpc-port': this.#grpcPort,
-    });
+    return [
+      ...storeFlags(natsUrl, this.questdb),
+      ...flags({ 'http-port': this.#httpPort, 'grpc-port': this.#grpcPort }),
+    ];
   }
 
   async startAgent({ host, machineId, interval = '1s', natsUrl, flags: more = [], within = [] }: AgentOptions) {
@@ -162,6 +151,20 @@ export class Stack implements AsyncDisposable {
     await this.nats[Symbol.asyncDispose]();
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+/** What a collector is told of its log and its store. */
+export function storeFlags(natsUrl: string, questdb: Questdb): string[] {
+  return flags({
+    'nats-url': natsUrl,
+    'questdb-http-url': questdb.httpUrl,
+    'questdb-pg-host': questdb.pgHost,
+    'questdb-pg-port': questdb.pgPort,
+    'questdb-user': questdb.user,
+    'questdb-password': questdb.password,
+    'questdb-read-user': questdb.readUser,
+    'questdb-read-password': questdb.readPassword,
+  });
 }
 
 /** Starts a program of ours by a command that starts another: `ip netns exec NAME`; by none as it is. */

@@ -2,7 +2,7 @@
 import { catalog } from '@fleetreel/proto';
 import { freePort, type Program, startProgram } from '../servers/program.ts';
 import { type Questdb, startQuestdb } from '../servers/questdb.ts';
-import { eventually, programs } from '../stack.ts';
+import { eventually, programs, storeFlags } from '../stack.ts';
 
 /** A collector as a program, and what it says of itself. */
 export class Collector implements AsyncDisposable {
@@ -57,19 +57,7 @@ export class Store implements AsyncDisposable {
 
   /** Flags of a collector that fills it from this log. */
   flags(url: string): string[] {
-    const { httpUrl, pgHost, pgPort, user, password, readUser, readPassword } = this.questdb;
-    const values = {
-      'nats-url': url,
-      store: this.name,
-      'questdb-http-url': httpUrl,
-      'questdb-pg-host': pgHost,
-      'questdb-pg-port': pgPort,
-      'questdb-user': user,
-      'questdb-password': password,
-      'questdb-read-user': readUser,
-      'questdb-read-password': readPassword,
-    };
-    return Object.entries(values).flatMap(([name, value]) => [`--${name}`, String(value)]);
+    return [...storeFlags(url, this.questdb), '--store', this.name];
   }
 
   async count(table = 'frame'): Promise<number> {
