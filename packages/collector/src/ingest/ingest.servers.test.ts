@@ -295,26 +295,6 @@ describe('ingest', () => {
     expect(rows).toBe(3 * 22);
   });
 
-  test('takes batches that unfold to more than one write holds', async () => {
-    await using _ = await collect('unfold');
-    const agent = new Agent('unfold');
-    const cores = Array.from({ length: 2000 }, (_, index) => `${index}`);
-    const cpu = { core: cores, used_percent: cores.map((_, index) => index) };
-    const batches = subject({ tenant, kind: 'batch', host: 'unfold' });
-    for (let count = 0; count < 20; count++) {
-      const frames = Array.from({ length: 50 }, () =>
-        encodeFrame(agent.frame({ time_us: Date.now() * 1000 + agent.sequence, tables: { cpu } as unknown as Tables })),
-      );
-      await agent.send(encodeBatch(frames), `unfold-${count}`, batches);
-    }
-    await stored('unfold', 1000, minute);
-    await drained('unfold');
-    await eventually('all rows', async () => {
-      const [[rows] = []] = await query(`SELECT count() FROM cpu WHERE host = 'unfold'`);
-      return rows === 1000 * cores.length ? true : undefined;
-    });
-  });
-
   test('does not stop at a name that can be none, nor at a description of another host', async () => {
     await using _ = await collect('named');
     const agent = new Agent('named');
@@ -546,5 +526,26 @@ describe('a part is killed while 20 hosts report', () => {
     expect(performance.now() - begin).toBeLessThan(5 * second);
     const { num_ack_pending } = await log.manager.consumers.info(streamName, consumerName('killed'));
     expect(num_ack_pending).toBe(0);
+  });
+});
+
+// The last: every store that is new reads what it left in the log.
+test('ingest takes batches that unfold to more than one write holds', async () => {
+  await using _ = await collect('unfold');
+  const agent = new Agent('unfold');
+  const cores = Array.from({ length: 2000 }, (_, index) => `${index}`);
+  const cpu = { core: cores, used_percent: cores.map((_, index) => index) };
+  const batches = subject({ tenant, kind: 'batch', host: 'unfold' });
+  for (let count = 0; count < 20; count++) {
+    const frames = Array.from({ length: 50 }, () =>
+      encodeFrame(agent.frame({ time_us: Date.now() * 1000 + agent.sequence, tables: { cpu } as unknown as Tables })),
+    );
+    await agent.send(encodeBatch(frames), `unfold-${count}`, batches);
+  }
+  await stored('unfold', 1000, minute);
+  await drained('unfold');
+  await eventually('all rows', async () => {
+    const [[rows] = []] = await query(`SELECT count() FROM cpu WHERE host = 'unfold'`);
+    return rows === 1000 * cores.length ? true : undefined;
   });
 });
