@@ -89,6 +89,19 @@ export class DeadLetters {
     });
   }
 
+  /**
+   * When the first dead letter of a host was put aside that is not before a time; undefined when there is none. Both are UTC,
+   * milliseconds since 1970.
+   * @throws ApiError
+   */
+  async next(tenant: string, host: string, from: number): Promise<number | undefined> {
+    return await reached(async () => {
+      const question = { next_by_subj: deadSubject(tenant, host), start_time: new Date(from) };
+      const found = await this.#log.manager.direct.getMessage(streamName, question);
+      return found?.time.getTime();
+    });
+  }
+
   /** One dead letter with its bytes. @throws ApiError */
   async get(tenant: string, sequence: number): Promise<DeadLetterHead & { bytes: Uint8Array }> {
     return await reached(async () => {

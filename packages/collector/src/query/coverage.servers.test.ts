@@ -204,7 +204,13 @@ test('frames that were put aside; while the log has no dead letter, nobody knows
   expect(await of('refused')).toEqual([98.89, 98.89, holes('unknown')]);
   // A dead letter has the log's time, which is now: it is of a frame that was due now.
   const now = Math.floor(Date.now() / 10_000) * 10 - begin / second;
-  await parts.writer.send(rowsOf([...run('dead', now - 200, now - 60), ...run('dead', now - 20, now + 10)]));
+  await parts.writer.send(
+    rowsOf([
+      ...run('dead', now - 500, now - 400),
+      ...run('dead', now - 200, now - 60),
+      ...run('dead', now - 20, now + 10),
+    ]),
+  );
   await parts.registry.describe('default', described('dead', 0));
   const letter = {
     subject: 'fr.v1.default.frame.dead',
@@ -227,6 +233,15 @@ test('frames that were put aside; while the log has no dead letter, nobody knows
       timeout: 20_000,
     },
   );
+  // What was missing long before it was put aside is not of it.
+  expect(await of('dead', { ...range, from: String(begin + (now - 500) * second) })).toEqual([
+    52,
+    52,
+    [
+      [now - 400, now - 200, 'unknown', 20, null],
+      [now - 60, now - 20, 'dead_letter', 4, null],
+    ],
+  ]);
 });
 
 test('a hole over an end of the range has its true times, and what is after the range tells its cause', async () => {

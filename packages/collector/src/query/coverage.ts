@@ -36,8 +36,10 @@ const nearestMs = 86_400_000;
 const bootsMax = 200;
 /** Holes whose frames are looked for at other times, at most. */
 const elsewhereMax = 200;
-/** Dead letters of a host that are looked at, at most. */
+/** Questions after the dead letters of one host, at most: beyond, its later holes are not told to be of that kind. */
 const lettersMax = 1000;
+/** Hosts whose dead letters are asked for at once. */
+const lettersHosts = 16;
 /** From a frame's arrival to its being put aside, milliseconds. */
 const ingestMs = 60_000;
 /** A clock that is less behind is taken as right, seconds; one that is more is not asked. */
@@ -48,7 +50,7 @@ export type CoverageParts = { reader: Reader; hosts: Hosts };
 /** Answers a question. @throws ApiError */
 export async function queryCoverage(
   parts: CoverageParts,
-  letters: Pick<DeadLetters, 'list'>,
+  letters: Pick<DeadLetters, 'next'>,
   tenant: string,
   question: CoverageQuestion,
   now: number,
@@ -81,7 +83,7 @@ export async function queryCoverage(
   });
   await findBoots(parts.reader, tenant, found);
   await findElsewhere(parts.reader, tenant, found, range);
-  for (const one of found) await findDead(letters, tenant, one.host, one.holes);
+  await findDead(letters, tenant, found);
   return {
     ...range,
     hosts: found.map(({ host, holes }) => ({
@@ -100,11 +102,10 @@ export async function queryCoverage(
 
 /** What a host's frames may be later than others', milliseconds: it sends from time to time, or its clock is behind. */
 function allowance(hosts: Hosts, tenant: string, host: string): number {
-  const state = hosts.get(tenant, host);
-  const upload = state?.description?.upload_interval_ms ?? 0;
-  const skew = state?.status === 'online' ? (state.clockSkewSeconds ?? 0) : 0;
+  const { online, clockSkewSeconds } = hosts.presence(tenant, host);
+  const skew = online ? (clockSkewSeconds ?? 0) : 0;
   const behind = skew > skewSeconds.min && skew < skewSeconds.max ? skew * 1000 : 0;
-  return Math.ceil(1.5 * upload + behind);
+  return Math.ceil(1.5 * hosts.uploadInterval(tenant, host) + behind);
 }
 
 /** The edges of each host: of the range, and the frames before and after it. */
@@ -227,22 +228,39 @@ async function findElsewhere(
 
 /** Tells those holes whose frames may be among the dead letters: put aside while they were due. */
 async function findDead(
-  letters: Pick<DeadLetters, 'list'>,
+  letters: Pick<DeadLetters, 'next'>,
+  tenant: string,
+  found: readonly { host: string; holes: readonly Hole[] }[],
+): Promise<void> {
+  const waiting = found.values();
+  const work = async () => {
+    try {
+      for (const { host, holes } of waiting) await findDeadOf(letters, tenant, host, holes);
+    } catch (cause) {
+      // Without the log the holes are still known, only this cause is not: nothing more is asked.
+      if (!(cause instanceof ApiError)) throw cause;
+      while (!waiting.next().done);
+    }
+  };
+  await Promise.all(Array.from({ length: lettersHosts }, work));
+}
+
+async function findDeadOf(
+  letters: Pick<DeadLetters, 'next'>,
   tenant: string,
   host: string,
   holes: readonly Hole[],
 ): Promise<void> {
-  const unknown = holes.filter(({ cause }) => cause === 'unknown');
-  const [first] = unknown;
-  if (!first) return;
-  const due = ({ end_us }: Hole) => (end_us ?? 0) / 1000 + ingestMs;
-  const range = { from: first.begin_us / 1000, to: Math.max(...unknown.map(due)) };
-  try {
-    const { letters: all } = await letters.list(tenant, { host, ...range }, lettersMax);
-    for (const hole of unknown)
-      if (all.some(({ time }) => time >= hole.begin_us / 1000 && time <= due(hole))) hole.cause = 'dead_letter';
-  } catch (cause) {
-    // Without the log the holes are still known, only this cause is not.
-    if (!(cause instanceof ApiError)) throw cause;
+  let asked = 0;
+  /** When the first dead letter that is not before the hole was put aside. */
+  let letter = Number.NEGATIVE_INFINITY;
+  for (const hole of holes) {
+    if (hole.cause !== 'unknown') continue;
+    const begin = Math.ceil(hole.begin_us / 1000);
+    if (letter < begin) {
+      if (++asked > lettersMax) return;
+      letter = (await letters.next(tenant, host, begin)) ?? Number.POSITIVE_INFINITY;
+    }
+    if (letter <= (hole.end_us ?? 0) / 1000 + ingestMs) hole.cause = 'dead_letter';
   }
 }

@@ -33,6 +33,7 @@ const storeRetryMilliseconds = 10_000;
 /** Is told the names of hosts that changed, came or went. */
 type Watcher = (changed: readonly string[]) => void;
 type Seen = { time_us: number; intervalMs: number };
+type Presence = { online: boolean } & Pick<HostState, 'lastSeen_us' | 'clockSkewSeconds'>;
 
 export type HostsParts = {
   registry: Registry;
@@ -92,11 +93,12 @@ export class Hosts {
     return this.#known(tenant, host) ? this.#state(tenant, host) : undefined;
   }
 
-  /** Whether a host is online and when it was last seen: what of its state costs nothing. */
-  presence(tenant: string, host: string): { online: boolean; lastSeen_us: number | null } {
+  /** Whether a host is online, when it was last seen and how far its clock is behind: what of its state costs nothing. */
+  presence(tenant: string, host: string): Presence {
     const frame = this.#parts.newest.get(tenant, host);
     const lastSeen_us = frame?.header.time_us ?? this.stored(tenant, host)?.time_us ?? null;
-    return { online: frame !== undefined && this.#online(frame), lastSeen_us };
+    const clockSkewSeconds = frame?.clockSkewSeconds ?? null;
+    return { online: frame !== undefined && this.#online(frame), lastSeen_us, clockSkewSeconds };
   }
 
   /** The sampling interval of a host, milliseconds. */
@@ -105,6 +107,11 @@ export class Hosts {
     const stored = this.stored(tenant, host);
     const described = this.#parts.registry.get(tenant, host)?.description?.interval_ms;
     return frame?.header.interval_ms ?? stored?.intervalMs ?? described;
+  }
+
+  /** How often a host sends what it samples, milliseconds; 0 when it does so at once. */
+  uploadInterval(tenant: string, host: string): number {
+    return this.#parts.registry.get(tenant, host)?.description?.upload_interval_ms ?? 0;
   }
 
   /** Time of a host's newest frame as the store knows it, for a host whose frames the log has no more. */
@@ -162,13 +169,12 @@ export class Hosts {
   #state(tenant: string, host: string): HostState {
     const entry = this.#parts.registry.get(tenant, host);
     const frame = this.#parts.newest.get(tenant, host);
-    const stored = this.stored(tenant, host);
+    const { online, ...presence } = this.presence(tenant, host);
     return {
       host,
-      status: frame && this.#online(frame) ? 'online' : 'offline',
-      lastSeen_us: frame?.header.time_us ?? stored?.time_us ?? null,
+      status: online ? 'online' : 'offline',
+      ...presence,
       intervalMs: this.interval(tenant, host) ?? null,
-      clockSkewSeconds: frame?.clockSkewSeconds ?? null,
       description: entry?.description ?? null,
       refusals: entry?.refusals ?? [],
       headline: headline(frame),
@@ -185,8 +191,8 @@ export class Hosts {
 
   /** When a host counts as offline unless it is heard of: UTC, milliseconds since 1970. */
   #offlineAt({ tenant, host, arrived, header }: NewestFrame): number {
-    const upload_ms = this.#parts.registry.get(tenant, host)?.description?.upload_interval_ms ?? 0;
-    return arrived + Math.max(3 * Math.max(header.interval_ms, upload_ms), offlineMillisecondsMin);
+    const interval_ms = Math.max(header.interval_ms, this.uploadInterval(tenant, host));
+    return arrived + Math.max(3 * interval_ms, offlineMillisecondsMin);
   }
 
   #change(tenant: string, host: string): void {

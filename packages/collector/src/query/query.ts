@@ -54,7 +54,7 @@ export class Query {
   }
 
   /** @throws ApiError */
-  coverage(tenant: string, question: CoverageQuestion, letters: Pick<DeadLetters, 'list'>) {
+  coverage(tenant: string, question: CoverageQuestion, letters: Pick<DeadLetters, 'next'>) {
     const now = this.#parts.clock.now_us() / 1000;
     return queryCoverage({ ...this.#parts, hosts: this.hosts }, letters, tenant, question, now);
   }
