@@ -37,6 +37,8 @@ export const retryMilliseconds = { min: 250, max: 10_000 } as const;
 export const rowsPerFrameMax = 20_000;
 /** How far a frame's time may be ahead of this clock, milliseconds: beyond, the host's clock is wrong. */
 export const futureMilliseconds = 10 * 60_000;
+/** Rows that may come again, grown, of which is remembered which version is the newest, for each table: days of sessions, 10 MB. */
+export const rowVersionsMax = 20_000;
 /** Characters of a label; a longer one is cut and ends in a digest of the whole, so that it stays distinct. */
 export const labelCharactersMax = 4096;
 

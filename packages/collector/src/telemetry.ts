@@ -42,6 +42,14 @@ export class Telemetry {
   readonly #deadKept = this.#gauge('dead_letters', 'Dead letters that the log has.');
   readonly #unknown = this.#counter('unknown_fields_total', 'Fields of frames that this version does not know.');
   readonly #shortened = this.#counter('labels_shortened_total', 'Labels cut because they were too long.');
+  readonly #older = this.#counter(
+    'rows_older_total',
+    'Rows left out because a newer version of them had come before: of sessions that grow.',
+  );
+  readonly #versionsForgotten = this.#counter(
+    'row_versions_forgotten_total',
+    'Rows of which it is no longer remembered which version is the newest.',
+  );
   readonly #overtaken = this.#counter(
     'log_overtaken_messages_total',
     'Messages that a bound of the log removed before they were stored.',
@@ -168,6 +176,14 @@ export class Telemetry {
 
   labelShortened(): void {
     this.#shortened.inc();
+  }
+
+  olderRows(rows: number): void {
+    this.#older.inc(rows);
+  }
+
+  rowVersionForgotten(): void {
+    this.#versionsForgotten.inc();
   }
 
   overtaken(messages: number): void {

@@ -11,6 +11,7 @@ import {
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Clock } from '#clock.ts';
 import { decode, latestRowTime } from '#ingest/decode.ts';
+import { Versions } from '#ingest/versions.ts';
 import {
   ackConfirmMilliseconds,
   batchMessagesMax,
@@ -23,6 +24,7 @@ import {
   readAgainMilliseconds,
   requestBytesMax,
   retryMilliseconds,
+  rowVersionsMax,
   workingMilliseconds,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
@@ -80,6 +82,7 @@ export class Ingest {
   readonly #parts: IngestParts;
   /** Two buffers: while one is written, the next is filled. */
   readonly #buffers: [Rows, Rows];
+  readonly #versions: Versions;
   /** Messages that are delivered and not acknowledged yet. */
   readonly #held = new Set<JsMsg>();
   /** Those of them that are not sorted yet: batches may unfold to more than one write takes. */
@@ -92,6 +95,7 @@ export class Ingest {
     this.#parts = parts;
     const shortened = () => parts.telemetry.labelShortened();
     this.#buffers = [new Rows(shortened), new Rows(shortened)];
+    this.#versions = new Versions(rowVersionsMax, () => parts.telemetry.rowVersionForgotten());
   }
 
   /** Runs until the signal; what was fetched is finished as long as `abandon` allows. */
@@ -246,7 +250,9 @@ export class Ingest {
         return;
       }
       if (frame.unknownFields > 0) this.#parts.telemetry.unknownFields(frame.unknownFields);
-      batch.rows.add({ ...frame, tenant, host, received_us: Number(part.message.timestampNanos / 1000n) });
+      const { tables, older } = this.#versions.newest({ tenant, host }, frame);
+      if (older > 0) this.#parts.telemetry.olderRows(older);
+      batch.rows.add({ ...frame, tables, tenant, host, received_us: Number(part.message.timestampNanos / 1000n) });
       batch.frames.push(part);
       batch.times_us.push(frame.time_us);
     } catch (cause) {

@@ -148,6 +148,17 @@ const drained = (name: string) =>
     return num_pending === 0 && num_ack_pending === 0 ? true : undefined;
   });
 
+/** Lets a consumer be done with all that the log has. */
+async function drainAway(name: string): Promise<void> {
+  const consumer = await log.jetstream.consumers.get(streamName, consumerName(name));
+  for (let { num_pending: left } = await consumer.info(); left > 0; ) {
+    for await (const message of await consumer.fetch({ max_messages: left, expires: second })) {
+      message.ack();
+      left--;
+    }
+  }
+}
+
 /** A collector's data path within this process. */
 async function collect(name: string, telemetry = new Telemetry('silent')) {
   const keep = () => keepLog(log, bounds, name, telemetry);
@@ -295,6 +306,75 @@ describe('ingest', () => {
     await eventually('all rows', async () => {
       const [[rows] = []] = await query(`SELECT count() FROM cpu WHERE host = 'batch'`);
       expect(rows).toBe(3 * 22);
+      return true;
+    });
+  });
+
+  test('keeps the newest version of a row that grows, in whatever order its frames come', async () => {
+    const agent = new Agent('grown');
+    const begin_s = Math.floor(Date.now() / 1000) - 60;
+    const models = (...requests: number[]) =>
+      ({
+        llm_session: {
+          timestamp_seconds: requests.map(() => begin_s),
+          server: requests.map(() => 'a server'),
+          model: requests.map((_, index) => `model-${index}`),
+          requests_count: requests,
+        },
+      }) as unknown as Tables;
+    await using collector = await collect('grown');
+    const wait = (requests: number) =>
+      eventually('sessions', async () => {
+        const rows = await query(`SELECT model, requests_count FROM llm_session WHERE host = 'grown' ORDER BY model`);
+        const found = rows.map(([, count]) => count);
+        if (found.join() !== [requests, 5].join()) throw new Error(`there are ${found.join()}`);
+        return true;
+      });
+    // Two frames that the disk took, while those after them are sent; the second session is of the first of them alone.
+    const spooled = [models(1, 5), models(2)].map((tables) => encodeFrame(agent.frame({ tables })));
+    await agent.publish({ tables: models(3) });
+    await stored('grown', 1);
+    await agent.send(encodeBatch(spooled), 'late', subject({ tenant, kind: 'batch', host: 'grown' }));
+    await stored('grown', 3);
+    await wait(3);
+    expect(await counted(collector.telemetry, 'rows_older_total')).toBe(2);
+    // Sent again, it is the newest all the same; so is what comes of the agent's next start.
+    await agent.publish({ tables: models(4) });
+    await stored('grown', 4);
+    const next = new Agent('grown');
+    await next.publish({ tables: models(7) });
+    await stored('grown', 5);
+    await wait(7);
+  });
+
+  test('keeps the newest version of a row when the log delivers an older one again', async () => {
+    const agent = new Agent('again');
+    const session = (requests: number) =>
+      ({
+        llm_session: {
+          timestamp_seconds: [Math.floor(Date.now() / 60_000) * 60],
+          server: ['a server'],
+          model: ['a model'],
+          requests_count: [requests],
+        },
+      }) as unknown as Tables;
+    await keepLog(log, bounds, 'again', quiet);
+    await drainAway('again');
+    const first = session(1);
+    await agent.publish({ tables: first });
+    const consumer = await log.jetstream.consumers.get(streamName, consumerName('again'));
+    // Somebody else has the first frame, and gives it back when the second is stored.
+    const held = await consumer.next({ expires: 5 * second });
+    await using collector = await collect('again');
+    const grown = { llm_session: { ...first.llm_session, requests_count: [2] } } as unknown as Tables;
+    await agent.publish({ tables: grown });
+    await stored('again', 1);
+    held?.nak();
+    await stored('again', 2);
+    await drained('again');
+    expect(await counted(collector.telemetry, 'rows_older_total')).toBe(1);
+    await eventually('the newest version', async () => {
+      expect(await query(`SELECT requests_count FROM llm_session WHERE host = 'again'`)).toEqual([[2]]);
       return true;
     });
   });
