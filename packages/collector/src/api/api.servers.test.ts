@@ -1,7 +1,15 @@
 // Both faces over real NATS and QuestDB: the same questions give the same answers, and bad ones the same sentence.
 import { connect } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { catalog, encodeFrame, type Frame, subject, tableNamed } from '@fleetreel/proto';
+import {
+  catalog,
+  decodeFrame,
+  encodeFrame,
+  type Frame,
+  type HostDescription,
+  subject,
+  tableNamed,
+} from '@fleetreel/proto';
 import {
   Catalog,
   Host,
@@ -16,18 +24,35 @@ import {
   Rows as RowsAnswer,
   Series,
 } from '@fleetreel/proto/http';
-import { Live, Query as QueryService } from '@fleetreel/proto/services';
+import {
+  Live,
+  type PlayRequest,
+  type PlayResponse__Output,
+  type PlayStart,
+  Query as QueryService,
+  Replay,
+} from '@fleetreel/proto/services';
 import { startNats } from '@fleetreel/test/servers/nats';
 import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
 import { Client, credentials, type Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { service as healthService } from 'grpc-health-check';
 import Value from 'typebox/value';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { Faces } from '#api/serve.ts';
+import { systemClock } from '#clock.ts';
+import { Hub } from '#live/hub.ts';
+import { Newest } from '#live/newest.ts';
+import { connectLog } from '#log/connect.ts';
+import { DeadLetters } from '#log/dead.ts';
+import { Registry } from '#log/registry.ts';
+import { keepLog } from '#log/stream.ts';
+import { Query } from '#query/query.ts';
+import { Replays } from '#replay/replays.ts';
+import { Reader } from '#store/reader.ts';
 import { rollupStatement } from '#store/rollup.ts';
 import { keepTables } from '#store/schema.ts';
 import { rollups } from '#store/sql.ts';
-import type { Telemetry } from '#telemetry.ts';
-import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
+import { Telemetry } from '#telemetry.ts';
 
 const second = 1000;
 const minute = 60 * second;
@@ -48,16 +73,43 @@ async function startStack() {
   const [nats, questdb] = await Promise.all([startNats(), startQuestdb()]);
   closing.use(nats);
   closing.use(questdb);
-  const { telemetry, faces } = await startFaces(closing);
+  const telemetry = new Telemetry('silent');
+  const faces = await Faces.start(
+    { http: { host: '127.0.0.1', port: 0 }, grpc: { host: '127.0.0.1', port: 0 } },
+    telemetry,
+  );
+  closing.defer(() => faces.close());
   const early = await fetch(`http://127.0.0.1:${faces.http.port}/api/v1/hosts`);
 
-  const { log, registry } = await startLog(closing, nats.url, { age_ms: hour, bytes: 64 * 1024 * 1024 }, telemetry);
+  const log = await connectLog(nats.url);
+  closing.defer(() => log.connection.close());
+  await keepLog(log, { age_ms: hour, bytes: 64 * 1024 * 1024 }, 'main', telemetry);
   await fillStore(questdb, telemetry);
-  await registry.describe('default', described('web-1'));
-  await registry.describe('default', described('web-2'));
+  const registry = closing.use(await Registry.open(log));
+  await registry.describe('default', description('web-1'));
+  await registry.describe('default', description('web-2'));
   // One frame is in the log before the collector comes, one arrives after.
   await log.jetstream.publish(frameSubject('web-1'), frame({ time: Date.now() - 2000, used: 11 }));
-  const { newest, query } = await serveRooms(closing, { telemetry, faces, log, registry, questdb, retention });
+  const newest = await Newest.open(log, systemClock);
+  closing.defer(() => newest.close());
+  const reader = closing.use(
+    new Reader({
+      pg_host: questdb.pgHost,
+      pg_port: questdb.pgPort,
+      read_user: questdb.readUser,
+      read_password: questdb.readPassword,
+    }),
+  );
+  const query = new Query({ reader, registry, newest, clock: systemClock, telemetry, retention });
+  closing.defer(() => query.close());
+  const hub = new Hub(newest);
+  closing.defer(() => hub.close());
+  faces.open({
+    query,
+    hub,
+    deadLetters: new DeadLetters(log, telemetry),
+    replays: new Replays({ log, reader, clock: systemClock, telemetry }),
+  });
   const address = `127.0.0.1:${faces.grpc.port}`;
   const grpc = new QueryService(address, credentials.createInsecure());
   const live = new Live(address, credentials.createInsecure());
@@ -65,6 +117,7 @@ async function startStack() {
   closing.defer(() => live.close());
   return {
     early,
+    nats,
     questdb,
     log,
     registry,
@@ -94,7 +147,31 @@ function frame({ time = Date.now(), used = 1, interval = 1000 }): Uint8Array {
   });
 }
 
-const described = (host: string) => describedHost(host, { addresses: ['10.0.0.1'], tags: { role: 'web' } });
+function description(host: string): HostDescription {
+  return {
+    host,
+    machine_id: `machine-${host}`,
+    session: 'fedcba9876543210',
+    time_us: Date.now() * 1000,
+    agent_version: '0.1.0',
+    platform: 'linux',
+    os: 'Debian 12',
+    kernel: '6.18',
+    architecture: 'x64',
+    cpu_model: 'Test',
+    cpu_count: 2,
+    memory_bytes: 1024,
+    gpus: [],
+    virtualization: '',
+    boot_time_us: 1,
+    interval_ms: 5000,
+    addresses: ['10.0.0.1'],
+    tags: { role: 'web' },
+    boot_id: 'boot',
+    dmi_uuid: '',
+    upload_interval_ms: 0,
+  };
+}
 
 /** The value of row `index` of a core; rows come every 5 seconds. */
 const sample = (index: number): number => (index * 7) % 100;
@@ -896,7 +973,7 @@ describe('a host that is silent', () => {
   test('goes offline by itself, and its watchers are told', { timeout: 60_000 }, async () => {
     // Heard of 28 seconds ago: two more, and it is offline.
     stack.newest.take(frameSubject('quiet'), frame({ time: Date.now() - 28_000 }), Date.now() - 28_000);
-    await stack.registry.describe('default', described('quiet'));
+    await stack.registry.describe('default', description('quiet'));
     using reader = await openLive({ type: 'subscribe_hosts', id: 'h' });
     const states = () =>
       reader.messages
@@ -918,7 +995,7 @@ describe('a host that is silent', () => {
   test('is online for three of its upload intervals when it sends that rarely', async () => {
     const heard = { slow: 100_000, slower: 181_000 };
     for (const [host, ago] of Object.entries(heard)) {
-      await stack.registry.describe('default', { ...described(host), upload_interval_ms: 60_000 });
+      await stack.registry.describe('default', { ...description(host), upload_interval_ms: 60_000 });
       stack.newest.take(frameSubject(host), frame({ time: Date.now() - ago }), Date.now() - ago);
       const state = async () => ((await (await get(`/api/v1/hosts/${host}`)).json()) as { status: string }).status;
       await until(state).toBe(host === 'slow' ? 'online' : 'offline');
@@ -988,10 +1065,12 @@ async function replaySession(parameters: string) {
   };
 }
 
-describe('a replay session', () => {
+/** A recording of 20 frames, the nth with the value n, 10 ms apart. */
+describe('a replay', () => {
+  let first: number;
   let range: string;
   beforeAll(async () => {
-    const first = Date.now();
+    first = Date.now();
     for (let index = 0; index < 20; index++) {
       const bytes = encodeFrame({
         session: '00000000000000cd',
@@ -1005,7 +1084,7 @@ describe('a replay session', () => {
     range = `from=${first}&to=${first + 60_000}&host=actor`;
   });
 
-  test('plays what is watched, and is controlled', async () => {
+  test('session plays what is watched, and is controlled', async () => {
     using session = await replaySession(`${range}&speed=0&paused=true`);
     session.send({ type: 'subscribe', id: 'm', table: 'memory', fields: ['used_percent'] });
     const values = () => session.of('rows').map((rows) => rows.values.used_percent?.[0]);
@@ -1026,7 +1105,7 @@ describe('a replay session', () => {
     await until(() => session.of('error').map(({ problem: { code } }) => code)).toEqual(['bad_speed', 'bad_command']);
   });
 
-  test('is opened once, by its id', async () => {
+  test('session is opened once, by its id', async () => {
     using session = await replaySession(range);
     const again = new WebSocket(`ws://127.0.0.1:${stack.port}/api/v1/replays/${session.id}`);
     const [code, text] = await new Promise<[number, string]>((resolve) => {
@@ -1049,12 +1128,122 @@ describe('a replay session', () => {
     ['host=', 'bad_value'],
     ['table=cpu,', 'bad_value'],
     ['hots=a', 'unknown_parameter'],
-  ])('is not made of %s', async (parameters, code) => {
+  ])('session is not made of %s', async (parameters, code) => {
     expect(await problem(`/api/v1/replays?${parameters}`, { method: 'POST' })).toMatchObject({ code, status: 400 });
   });
 
-  test('is a WebSocket', async () => {
+  test('session whose reader goes before the log has answered harms nobody', async () => {
+    process.kill(stack.nats.pid, 'SIGSTOP');
+    try {
+      const session = await replaySession(range);
+      session[Symbol.dispose]();
+      // A rejection that nobody hears would end the collector, and here the run.
+      await session.closed;
+    } finally {
+      process.kill(stack.nats.pid, 'SIGCONT');
+    }
+    using session = await replaySession(`${range}&speed=0`);
+    session.send({ type: 'subscribe', id: 'm', table: 'memory' });
+    await until(() => session.of('clock').at(-1)?.state).toBe('ended');
+  });
+
+  test('session is a WebSocket', async () => {
     expect(await problem('/api/v1/replays/x')).toMatchObject({ code: 'upgrade_required' });
+  });
+
+  /** A call of Replay.Play: what came, and what it is told. */
+  function play(...requests: PlayRequest[]) {
+    const client = new Replay(`127.0.0.1:${stack.faces.grpc.port}`, credentials.createInsecure());
+    const call = client.Play();
+    const messages: PlayResponse__Output[] = [];
+    call.on('data', (message: PlayResponse__Output) => messages.push(message));
+    const ended = new Promise<ServiceError | undefined>((resolve) => {
+      call.on('error', (cause) => resolve(cause as ServiceError));
+      call.on('end', () => resolve(undefined));
+    });
+    const send = (...more: PlayRequest[]) => {
+      for (const request of more) call.write(request);
+    };
+    send(...requests);
+    return {
+      send,
+      finish: () => call.end(),
+      ended,
+      /** The values of the frames that came. */
+      values: () =>
+        messages.flatMap(({ frames }) =>
+          frames.map(({ frame: bytes }) => decodeFrame(bytes).tables.memory?.used_percent?.[0]),
+        ),
+      /** The marks, each with the number of frames before it. */
+      marks: () =>
+        messages.flatMap(({ mark }) => (mark ? [[mark.kind.replace('PLAY_MARK_KIND_', ''), mark.frames]] : [])),
+      [Symbol.dispose]() {
+        call.cancel();
+        client.close();
+      },
+    };
+  }
+  const start = (more: PlayStart = {}): PlayRequest => ({
+    start: { from: String(first), to: String(first + 60_000), hosts: ['actor'], ...more },
+  });
+  /** Numbers from one up to another. */
+  const upTo = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
+
+  test('over gRPC is paused, stepped, sought, resumed, and ends with its reader', async () => {
+    // What is said before the recording is found is heard, too.
+    using call = play(start({ paused: true }), { step: {} }, { step: { frames: 2 } });
+    await until(call.values).toEqual([0, 1, 2]);
+    expect(call.marks()).toEqual([['BEGIN', 0]]);
+    call.send({ seek: { to: String(first + 100) } }, { step: { frames: 2 } });
+    await until(call.values).toEqual([0, 1, 2, 10, 11]);
+    call.send({ seek: { to: String(first + 50) } }, { resume: {} });
+    await until(() => call.marks().at(-1)).toEqual(['END', 20]);
+    expect(call.values()).toEqual([0, 1, 2, 10, 11, ...upTo(5, 19)]);
+    // At the end it waits: a seek begins again, before the range is its begin.
+    call.send({ seek: { to: String(first - 60_000) } });
+    await until(() => call.marks().at(-1)).toEqual(['END', 40]);
+    expect(call.marks().map(([kind]) => kind)).toEqual(['BEGIN', 'SEEK', 'SEEK', 'END', 'SEEK', 'END']);
+    expect(call.values().slice(20)).toEqual(upTo(0, 19));
+    call.finish();
+    expect(await call.ended).toBeUndefined();
+  });
+
+  test('over gRPC holds a pause at any speed', async () => {
+    // At this speed the recording takes two seconds.
+    using call = play(start({ speed: 0.1 }));
+    await until(() => call.values().length).toBeGreaterThan(2);
+    call.send({ pause: {} }, { speed: { speed: 0 } }, { seek: { to: String(first) } }, { step: {} });
+    await until(() => call.marks().at(-1)?.[0]).toBe('SEEK');
+    await until(() => call.values().at(-1)).toBe(0);
+    const played = Number(call.marks().at(-1)?.[1]);
+    expect(played).toBeLessThan(20);
+    // Not one came between the pause and the step, nor after it: as fast as possible would have been all of them.
+    call.send({ step: { frames: 2 } });
+    await until(() => call.values().at(-1)).toBe(2);
+    expect(call.values()).toEqual([...upTo(0, played - 1), 0, 1, 2]);
+    call.send({ speed: { speed: 1000 } }, { resume: {} });
+    call.finish();
+    expect(await call.ended).toBeUndefined();
+    expect(call.values()).toEqual([...upTo(0, played - 1), ...upTo(0, 19)]);
+  });
+
+  test('over gRPC is not what nobody can play', async () => {
+    const refused = async (details: RegExp, ...requests: PlayRequest[]) => {
+      using call = play(...requests);
+      const error = await call.ended;
+      expect(error?.code).toBe(status.INVALID_ARGUMENT);
+      expect(error?.details).toMatch(details);
+    };
+    await refused(/has to begin with a start/, { pause: {} });
+    await refused(/a second start/, start({ paused: true }), start());
+    await refused(/speed.*0\.1 to 1000/, start({ speed: 5000 }));
+    await refused(/speed.*0\.1 to 1000/, start({ paused: true }), { speed: { speed: 0.01 } });
+    await refused(/seek/, start({ paused: true }), { seek: { to: 'tomorrow' } });
+    await refused(/memori/, start({ tables: ['memori'] }));
+    await refused(/by times or by sequences/, start({ from_sequence: 1 }));
+    using call = play();
+    call.finish();
+    expect((await call.ended)?.details).toMatch(/there was no start/);
   });
 });
 

@@ -52,12 +52,11 @@ async function play(call: Call, stopping: AbortController, parts: FaceParts): Pr
     try {
       if (!isStarted && request.start) {
         isStarted = true;
+        // What is said meanwhile is heard when there is something to control.
+        call.pause();
         first.resolve(request.start);
       } else if (player) control(player, request);
-      else
-        throw new ApiError('bad_command', {
-          reason: isStarted ? 'the replay has not begun yet' : 'it has to begin with a start',
-        });
+      else throw new ApiError('bad_command', { reason: 'it has to begin with a start' });
     } catch (error) {
       first.reject(error);
       stopping.abort(error);
@@ -73,6 +72,7 @@ async function play(call: Call, stopping: AbortController, parts: FaceParts): Pr
     const options = { speed: speedOf(speed), isPaused: paused, shift };
     using opened = await parts.rooms().replays.open(question, new CallReader(call, signal), options);
     player = opened;
+    call.resume();
     await opened.run(signal, () => !hasEnded);
     call.end();
   } catch (error) {

@@ -129,6 +129,8 @@ async function run(
     if (!session) throw new ApiError('replay_not_found', { value: clip(id) });
     const begun = Promise.withResolvers<void>();
     signal.addEventListener('abort', () => begun.reject(signal.reason), { once: true });
+    // Who goes while the recording is being found goes before anybody waits for it.
+    begun.promise.catch(() => undefined);
     socket.on('message', (data, binary) => {
       if (reader.take(binary ? '' : data.toString(), parts)) begun.resolve();
     });
