@@ -1,4 +1,4 @@
-// A way to a TCP server that can be long, or hold back what a client says.
+// A way to a TCP server that can be long, be closed, or hold back what a client says.
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 
@@ -9,6 +9,8 @@ export class Link implements AsyncDisposable {
   readonly url: string;
   /** Milliseconds that everything takes, each way. */
   delay_ms = 0;
+  /** Who comes while it is closed is sent away. */
+  isOpen = true;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   /** What the client must not say any more; everything from its first occurrence on is dropped. */
@@ -27,7 +29,10 @@ export class Link implements AsyncDisposable {
     const bound = server.address();
     if (bound === null || typeof bound === 'string') throw new Error('The link has no port.');
     const link = new Link(server, `nats://${address}:${bound.port}`);
-    server.on('connection', (client) => link.#join(client, connect({ ...to, noDelay: true })));
+    server.on('connection', (client) => {
+      if (link.isOpen) link.#join(client, connect({ ...to, noDelay: true }));
+      else client.destroy();
+    });
     return link;
   }
 
