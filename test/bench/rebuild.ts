@@ -106,7 +106,8 @@ async function fillLog({ nats }: Stack, fleet: Fleet): Promise<{ rows: number; v
   });
   const connection = await connect({ servers: nats.url, noAsyncTraces: true });
   try {
-    await fill(jetstream(connection), counted);
+    // Longer than any pause of a busy machine: a bench of minutes would end with it.
+    await fill(jetstream(connection, { timeout: 60_000 }), counted);
   } finally {
     await connection.close();
   }

@@ -37,6 +37,13 @@ const settings = Type.Object({
     expects: 'up to 32 lower-case letters, digits, "-" and "_"',
     description: 'Name of the store: collectors with one name share its work, another name is a replica of its own',
   }),
+  partition: Type.String({
+    default: '1/1',
+    pattern: '^[1-9]\\d{0,2}/[1-9]\\d{0,2}$',
+    expects: 'one of several parts such as 2/4, of 999 at most',
+    description:
+      'Which part of the hosts this collector stores and serves: 2/4 is the second of four; 1/1 is all of them',
+  }),
   log: Type.Object({
     age: Duration('72h', { description: 'How long the log keeps frames' }),
     bytes: Type.Integer({
@@ -100,6 +107,18 @@ export const program = {
 /** Days that rows are kept at full resolution. */
 export const rawDays = ({ retention }: Settings): number => milliseconds(retention.raw) / 86_400_000;
 
+/** The part of the hosts that is stored and served. */
+export function partitionOf(checked: Settings): { number: number; of: number } {
+  const [number = 1, of = 1] = checked.partition.split('/').map(Number);
+  return { number, of };
+}
+
+/** What the store is called in the log: a part has a place of its own there, of a name that `store` can't have. */
+export function placeOf(checked: Settings): string {
+  const { number, of } = partitionOf(checked);
+  return of === 1 ? checked.store : `${checked.store}@${number}-of-${of}`;
+}
+
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
 
 /**
@@ -112,6 +131,9 @@ export function checkSettings(checked: Settings): void {
       throw new SettingsError(
         `${face}.host: ${checked[face].host} is not a loopback address. There are no users yet, so whoever reaches it could read everything: use 127.0.0.1 and reach it through a tunnel or a proxy that asks for a password.`,
       );
+  const { number, of } = partitionOf(checked);
+  if (number > of)
+    throw new SettingsError(`partition: ${checked.partition} there is not: of ${of} parts the last is ${of}/${of}.`);
   if (!URL.canParse(checked.questdb.http_url) || !/^https?:/.test(checked.questdb.http_url))
     throw new SettingsError(
       `questdb.http_url: ${checked.questdb.http_url} is no address: write it as http://127.0.0.1:9000.`,

@@ -6,7 +6,7 @@ import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settin
 import { readTime } from '@fleetreel/proto/time';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
-import { checkSettings, program, rawDays, type Settings } from '#config.ts';
+import { checkSettings, partitionOf, placeOf, program, rawDays, type Settings } from '#config.ts';
 import { Ingest } from '#ingest/consumer.ts';
 import { rebuild } from '#ingest/rebuild.ts';
 import { watchBounds } from '#ingest/watch.ts';
@@ -51,6 +51,7 @@ try {
 
 async function run(settings: Settings): Promise<number> {
   const telemetry = new Telemetry(settings.logging.level);
+  const place = placeOf(settings);
   const stopping = new AbortController();
   /** Ends what is still in flight some seconds after the stop. */
   const abandon = new AbortController();
@@ -68,10 +69,10 @@ async function run(settings: Settings): Promise<number> {
   const running: Promise<unknown>[] = [];
   const { signal } = stopping;
   try {
-    const log = await openLog(settings.nats.url, telemetry, clock, signal);
+    const log = await openLog(settings.nats.url, partitionOf(settings), telemetry, clock, signal);
     closing.push(() => drained(log));
     const wanted = logSettings(settings);
-    await until(() => keepLog(log, wanted, settings.store, telemetry), 'ingest', telemetry, signal);
+    await until(() => keepLog(log, wanted, place, telemetry), 'ingest', telemetry, signal);
     const registry = await Registry.open(log, clock);
     closing.push(() => registry.close());
     const newest = await Newest.open(log, clock);
@@ -96,8 +97,8 @@ async function run(settings: Settings): Promise<number> {
     const written = (times: readonly number[]) => rollups.written(times);
     const ingest = new Ingest({
       log,
-      store: settings.store,
-      keepLog: () => keepLog(log, wanted, settings.store, telemetry, 'missing'),
+      store: place,
+      keepLog: () => keepLog(log, wanted, place, telemetry, 'missing'),
       rawMilliseconds: days * day,
       writer,
       registry,
@@ -107,7 +108,7 @@ async function run(settings: Settings): Promise<number> {
     });
     running.push(
       rollups.run(signal),
-      watchBounds(log, settings.store, telemetry, clock, signal),
+      watchBounds(log, place, telemetry, clock, signal),
       watchWal(settings.questdb, { telemetry, clock, written }, signal),
     );
     await ingest.run(signal, abandon.signal);
@@ -169,7 +170,7 @@ async function rebuildStore(settings: Settings): Promise<0 | 1> {
     process.on(signal, () =>
       stopping.abort(new Error('it was stopped; what is stored stays, and a rebuild may be repeated')),
     );
-  const log = await connectLog(settings.nats.url);
+  const log = await connectLog(settings.nats.url, partitionOf(settings));
   try {
     // The stream and the buckets, but not yet the store's consumer: it is made to begin where the rebuild ends.
     await keepLog(log, logSettings(settings), undefined, telemetry, 'missing');
@@ -181,7 +182,7 @@ async function rebuildStore(settings: Settings): Promise<0 | 1> {
     const isRight = await rebuild(
       {
         log,
-        store: settings.store,
+        store: placeOf(settings),
         from,
         settings: settings.questdb,
         rawMilliseconds: days * day,

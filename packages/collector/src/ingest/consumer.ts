@@ -29,6 +29,7 @@ import {
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { framesOf, holdsFrames } from '#log/frames.ts';
+import { isIn } from '#log/partition.ts';
 import { type DeadKind, deadHeaders, publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { consumerName, streamName } from '#log/stream.ts';
@@ -211,11 +212,16 @@ export class Ingest {
     return sorted;
   }
 
-  /** Puts a message where it belongs: rows, the registry, or the dead letters. */
+  /** Puts a message where it belongs: rows, the registry, or the dead letters. One of another partition is done with. */
   #sort(message: JsMsg, batch: Batch): void {
     const { data } = message;
     const whole: Part = { message, bytes: data, index: undefined };
     const address = parseSubject(message.subject);
+    if (address && !isIn(this.#parts.log.partition, address.tenant, address.host)) {
+      message.ack();
+      this.#held.delete(message);
+      return;
+    }
     if (!address || !nameRule.test(address.host) || !nameRule.test(address.tenant)) {
       const reason = `the subject ${message.subject} has no tenant and host that can be names`;
       batch.dead.push({ part: whole, kind: 'unnamed', reason });

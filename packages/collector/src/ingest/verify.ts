@@ -3,6 +3,7 @@ import { type Columns, catalog, decodeFrame, type Frame, parseSubject, type Tabl
 import type { ConsumerMessages, JsMsg } from '@nats-io/jetstream';
 import type { Log } from '#log/connect.ts';
 import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+import { isIn, type Partition } from '#log/partition.ts';
 import { Seen } from '#log/seen.ts';
 import { streamName } from '#log/stream.ts';
 import { type Content, contentKey, countedTables } from '#store/content.ts';
@@ -63,7 +64,7 @@ export class LogContent {
     try {
       for await (const message of messages) {
         if (message.seq > passage.lastSequence) break;
-        this.#take(message, passage.isAside);
+        this.#take(message, log.partition, passage.isAside);
         progress(message.seq);
         if (message.seq === passage.lastSequence || message.info.pending === 0) break;
       }
@@ -75,11 +76,12 @@ export class LogContent {
     signal.throwIfAborted();
   }
 
-  #take(message: JsMsg, isAside: Passage['isAside']): void {
+  #take(message: JsMsg, partition: Partition, isAside: Passage['isAside']): void {
     this.messages++;
     const address = parseSubject(message.subject);
     if (!address || !holdsFrames(address.kind) || isAside(message.seq, undefined)) return;
     const { tenant, host, kind } = address;
+    if (!isIn(partition, tenant, host)) return;
     for (const [index, bytes] of framesOf(kind, message.data).entries()) {
       if (isAside(message.seq, index)) continue;
       const frame = decodeFrame(bytes);

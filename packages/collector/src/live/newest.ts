@@ -16,6 +16,7 @@ import type { Clock } from '#clock.ts';
 import { futureMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+import { isIn, type Partition, whole } from '#log/partition.ts';
 import { streamName } from '#log/stream.ts';
 
 /** Rows of one table that one frame brought. */
@@ -98,11 +99,13 @@ type Listener = (frame: NewestFrame) => void;
 export class Newest {
   readonly #frames = new Map<string, NewestFrame>();
   readonly #listeners = new Set<Listener>();
+  readonly #partition: Partition;
   readonly #clock: Clock;
   readonly #opened_us: number;
   #subscriptions: readonly Subscription[] = [];
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, partition = whole) {
+    this.#partition = partition;
     this.#clock = clock;
     this.#opened_us = clock.now_us();
   }
@@ -114,7 +117,7 @@ export class Newest {
 
   /** Subscribes, then fills in the newest frames of the log. The stream has to exist. */
   static async open(log: Log, clock: Clock): Promise<Newest> {
-    const newest = new Newest(clock);
+    const newest = new Newest(clock, log.partition);
     const now = () => clock.now_us() / 1000;
     const callback = (error: Error | null, message: Msg) => {
       // A subscription reports an error only when the connection is closed, and then there is nothing to take.
@@ -128,7 +131,7 @@ export class Newest {
   /** Takes a message that arrived at a time (milliseconds since 1970); frames older than the newest known leave no trace. */
   take(subject: string, data: Uint8Array, arrived: number): void {
     const address = parseSubject(subject);
-    if (!address || !holdsFrames(address.kind)) return;
+    if (!address || !holdsFrames(address.kind) || !isIn(this.#partition, address.tenant, address.host)) return;
     let frames: Uint8Array[];
     try {
       frames = framesOf(address.kind, data);

@@ -5,6 +5,7 @@ import { Kvm } from '@nats-io/kv';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import { answerMilliseconds, retryMilliseconds } from '#limits.ts';
+import { type Partition, whole } from '#log/partition.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** The log: a connection and the ways to use it. */
@@ -13,6 +14,8 @@ export type Log = {
   jetstream: JetStreamClient;
   manager: JetStreamManager;
   buckets: Kvm;
+  /** The hosts that are read of it; those of other partitions are as if they were not there. */
+  partition: Partition;
 };
 
 /**
@@ -20,11 +23,17 @@ export type Log = {
  * `telemetry`.
  * @throws the signal's reason when it is aborted
  */
-export async function openLog(url: string, telemetry: Telemetry, clock: Clock, signal: AbortSignal): Promise<Log> {
+export async function openLog(
+  url: string,
+  partition: Partition,
+  telemetry: Telemetry,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<Log> {
   for (let pause: number = retryMilliseconds.min; ; pause = Math.min(pause * 2, retryMilliseconds.max)) {
     signal.throwIfAborted();
     try {
-      const log = await connectLog(url);
+      const log = await connectLog(url, partition);
       void follow(log.connection, url, telemetry);
       telemetry.usable('nats');
       return log;
@@ -39,7 +48,7 @@ export async function openLog(url: string, telemetry: Telemetry, clock: Clock, s
  * Connects once.
  * @throws when no server answers
  */
-export async function connectLog(url: string): Promise<Log> {
+export async function connectLog(url: string, partition = whole): Promise<Log> {
   const connection = await connect({
     servers: url.split(',').map((server) => server.trim()),
     name: 'fleetreel-collector',
@@ -61,6 +70,7 @@ export async function connectLog(url: string): Promise<Log> {
     jetstream: client,
     manager: await jetstreamManager(connection, { ...options, checkAPI: false }),
     buckets: new Kvm(client),
+    partition,
   };
 }
 

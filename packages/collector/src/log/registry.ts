@@ -7,6 +7,7 @@ import type { QueuedIterator } from '@nats-io/transport-node';
 import { type Clock, systemClock } from '#clock.ts';
 import { answerMilliseconds, refusalsMax, retryMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { isIn, type Partition } from '#log/partition.ts';
 import { buckets } from '#log/stream.ts';
 
 export type RegistryEntry = {
@@ -29,6 +30,7 @@ const wrongRevision = 10071;
 export class Registry {
   readonly #hosts: KV;
   readonly #claims: KV;
+  readonly #partition: Partition;
   readonly #clock: Clock;
   readonly #entries = new Map<string, RegistryEntry>();
   readonly #listeners = new Set<Listener>();
@@ -36,15 +38,17 @@ export class Registry {
   #watch: QueuedIterator<KvWatchEntry> | undefined;
   #following: Promise<void> | undefined;
 
-  private constructor(hosts: KV, claims: KV, clock: Clock) {
+  private constructor(hosts: KV, claims: KV, partition: Partition, clock: Clock) {
     this.#hosts = hosts;
     this.#claims = claims;
+    this.#partition = partition;
     this.#clock = clock;
   }
 
-  /** Opens the registry; resolves when it knows every host. The buckets have to exist. */
+  /** Opens the registry; resolves when it knows every host of the log's partition. The buckets have to exist. */
   static async open(log: Log, clock: Clock = systemClock): Promise<Registry> {
-    const registry = new Registry(await log.buckets.open(buckets.hosts), await log.buckets.open(buckets.claims), clock);
+    const [hosts, claims] = [await log.buckets.open(buckets.hosts), await log.buckets.open(buckets.claims)];
+    const registry = new Registry(hosts, claims, log.partition, clock);
     const { promise: filled, resolve, reject } = Promise.withResolvers<void>();
     registry.#following = registry.#follow(resolve).catch(reject);
     const late = new AbortController();
@@ -151,6 +155,7 @@ export class Registry {
 
   #take(entry: KvEntry): void {
     const [tenant = '', host = ''] = entry.key.split('.');
+    if (!isIn(this.#partition, tenant, host)) return;
     const content = stored(entry);
     if (content) this.#entries.set(entry.key, { tenant, host, ...content });
     else this.#entries.delete(entry.key);

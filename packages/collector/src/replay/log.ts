@@ -6,6 +6,7 @@ import { nanos } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import { fetchBytesTarget, fetchMilliseconds, retryMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { isIn } from '#log/partition.ts';
 import { streamName } from '#log/stream.ts';
 
 /** A message with frames. */
@@ -225,7 +226,7 @@ class PullReader {
         this.pending = info.pending;
         largest = Math.max(largest, data.length);
         const address = parseSubject(subject);
-        if (address)
+        if (address && isIn(this.#log.partition, address.tenant, address.host))
           messages.push({
             sequence: info.streamSequence,
             stored_us: Math.floor(Number(info.timestampNanos) / 1000),
