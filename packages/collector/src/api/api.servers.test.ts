@@ -1,15 +1,7 @@
 // Both faces over real NATS and QuestDB: the same questions give the same answers, and bad ones the same sentence.
 import { connect } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import {
-  catalog,
-  decodeFrame,
-  encodeFrame,
-  type Frame,
-  type HostDescription,
-  subject,
-  tableNamed,
-} from '@fleetreel/proto';
+import { catalog, decodeFrame, encodeFrame, type Frame, subject, tableNamed } from '@fleetreel/proto';
 import {
   Catalog,
   Host,
@@ -38,21 +30,11 @@ import { Client, credentials, type Metadata, type ServiceError, status } from '@
 import { service as healthService } from 'grpc-health-check';
 import Value from 'typebox/value';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { Faces } from '#api/serve.ts';
-import { systemClock } from '#clock.ts';
-import { Hub } from '#live/hub.ts';
-import { Newest } from '#live/newest.ts';
-import { connectLog } from '#log/connect.ts';
-import { DeadLetters } from '#log/dead.ts';
-import { Registry } from '#log/registry.ts';
-import { keepLog } from '#log/stream.ts';
-import { Query } from '#query/query.ts';
-import { Replays } from '#replay/replays.ts';
-import { Reader } from '#store/reader.ts';
 import { rollupStatement } from '#store/rollup.ts';
 import { keepTables } from '#store/schema.ts';
 import { rollups } from '#store/sql.ts';
-import { Telemetry } from '#telemetry.ts';
+import type { Telemetry } from '#telemetry.ts';
+import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
 
 const second = 1000;
 const minute = 60 * second;
@@ -73,43 +55,16 @@ async function startStack() {
   const [nats, questdb] = await Promise.all([startNats(), startQuestdb()]);
   closing.use(nats);
   closing.use(questdb);
-  const telemetry = new Telemetry('silent');
-  const faces = await Faces.start(
-    { http: { host: '127.0.0.1', port: 0 }, grpc: { host: '127.0.0.1', port: 0 } },
-    telemetry,
-  );
-  closing.defer(() => faces.close());
+  const { telemetry, faces } = await startFaces(closing);
   const early = await fetch(`http://127.0.0.1:${faces.http.port}/api/v1/hosts`);
 
-  const log = await connectLog(nats.url);
-  closing.defer(() => log.connection.close());
-  await keepLog(log, { age_ms: hour, bytes: 64 * 1024 * 1024 }, 'main', telemetry);
+  const { log, registry } = await startLog(closing, nats.url, { age_ms: hour, bytes: 64 * 1024 * 1024 }, telemetry);
   await fillStore(questdb, telemetry);
-  const registry = closing.use(await Registry.open(log));
-  await registry.describe('default', description('web-1'));
-  await registry.describe('default', description('web-2'));
+  await registry.describe('default', described('web-1'));
+  await registry.describe('default', described('web-2'));
   // One frame is in the log before the collector comes, one arrives after.
   await log.jetstream.publish(frameSubject('web-1'), frame({ time: Date.now() - 2000, used: 11 }));
-  const newest = await Newest.open(log, systemClock);
-  closing.defer(() => newest.close());
-  const reader = closing.use(
-    new Reader({
-      pg_host: questdb.pgHost,
-      pg_port: questdb.pgPort,
-      read_user: questdb.readUser,
-      read_password: questdb.readPassword,
-    }),
-  );
-  const query = new Query({ reader, registry, newest, clock: systemClock, telemetry, retention });
-  closing.defer(() => query.close());
-  const hub = new Hub(newest);
-  closing.defer(() => hub.close());
-  faces.open({
-    query,
-    hub,
-    deadLetters: new DeadLetters(log, telemetry),
-    replays: new Replays({ log, reader, clock: systemClock, telemetry }),
-  });
+  const { newest, query } = await serveRooms(closing, { telemetry, faces, log, registry, questdb, retention });
   const address = `127.0.0.1:${faces.grpc.port}`;
   const grpc = new QueryService(address, credentials.createInsecure());
   const live = new Live(address, credentials.createInsecure());
@@ -147,31 +102,7 @@ function frame({ time = Date.now(), used = 1, interval = 1000 }): Uint8Array {
   });
 }
 
-function description(host: string): HostDescription {
-  return {
-    host,
-    machine_id: `machine-${host}`,
-    session: 'fedcba9876543210',
-    time_us: Date.now() * 1000,
-    agent_version: '0.1.0',
-    platform: 'linux',
-    os: 'Debian 12',
-    kernel: '6.18',
-    architecture: 'x64',
-    cpu_model: 'Test',
-    cpu_count: 2,
-    memory_bytes: 1024,
-    gpus: [],
-    virtualization: '',
-    boot_time_us: 1,
-    interval_ms: 5000,
-    addresses: ['10.0.0.1'],
-    tags: { role: 'web' },
-    boot_id: 'boot',
-    dmi_uuid: '',
-    upload_interval_ms: 0,
-  };
-}
+const described = (host: string) => describedHost(host, { addresses: ['10.0.0.1'], tags: { role: 'web' } });
 
 /** The value of row `index` of a core; rows come every 5 seconds. */
 const sample = (index: number): number => (index * 7) % 100;
@@ -973,7 +904,7 @@ describe('a host that is silent', () => {
   test('goes offline by itself, and its watchers are told', { timeout: 60_000 }, async () => {
     // Heard of 28 seconds ago: two more, and it is offline.
     stack.newest.take(frameSubject('quiet'), frame({ time: Date.now() - 28_000 }), Date.now() - 28_000);
-    await stack.registry.describe('default', description('quiet'));
+    await stack.registry.describe('default', described('quiet'));
     using reader = await openLive({ type: 'subscribe_hosts', id: 'h' });
     const states = () =>
       reader.messages
@@ -995,7 +926,7 @@ describe('a host that is silent', () => {
   test('is online for three of its upload intervals when it sends that rarely', async () => {
     const heard = { slow: 100_000, slower: 181_000 };
     for (const [host, ago] of Object.entries(heard)) {
-      await stack.registry.describe('default', { ...description(host), upload_interval_ms: 60_000 });
+      await stack.registry.describe('default', { ...described(host), upload_interval_ms: 60_000 });
       stack.newest.take(frameSubject(host), frame({ time: Date.now() - ago }), Date.now() - ago);
       const state = async () => ((await (await get(`/api/v1/hosts/${host}`)).json()) as { status: string }).status;
       await until(state).toBe(host === 'slow' ? 'online' : 'offline');

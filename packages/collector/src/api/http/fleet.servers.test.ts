@@ -1,20 +1,10 @@
 // The page for Prometheus: checked by its own tool, and read by a real one.
-import { type Columns, catalog, encodeFrame, type Frame, type HostDescription, subject } from '@fleetreel/proto';
+import { type Columns, catalog, encodeFrame, type Frame, subject } from '@fleetreel/proto';
 import { startNats } from '@fleetreel/test/servers/nats';
 import { Prometheus, promtool, type Sample } from '@fleetreel/test/servers/prometheus';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { Faces } from '#api/serve.ts';
 import { type Clock, systemClock } from '#clock.ts';
-import { Hub } from '#live/hub.ts';
-import { Newest } from '#live/newest.ts';
-import { connectLog } from '#log/connect.ts';
-import { DeadLetters } from '#log/dead.ts';
-import { Registry } from '#log/registry.ts';
-import { keepLog } from '#log/stream.ts';
-import { Query } from '#query/query.ts';
-import { Replays } from '#replay/replays.ts';
-import { Reader } from '#store/reader.ts';
-import { Telemetry } from '#telemetry.ts';
+import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
 
 const day = 86_400_000;
 const until = (check: () => unknown) => expect.poll(check, { timeout: 30_000, interval: 50 });
@@ -22,6 +12,8 @@ const until = (check: () => unknown) => expect.poll(check, { timeout: 30_000, in
 /** How far the collector's clock is ahead of the machine's. */
 let ahead_us = 0;
 const clock: Clock = { ...systemClock, now_us: () => systemClock.now_us() + ahead_us };
+
+const described = (host: string) => describedHost(host, { time_us: Math.round(clock.now_us()) });
 
 let parts: Awaited<ReturnType<typeof start>>;
 beforeAll(async () => {
@@ -32,29 +24,10 @@ afterAll(() => parts?.[Symbol.asyncDispose]());
 async function start() {
   const closing = new AsyncDisposableStack();
   const nats = closing.use(await startNats());
-  const telemetry = new Telemetry('silent');
-  const anyPort = { host: '127.0.0.1', port: 0 };
-  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, telemetry);
-  closing.defer(() => faces.close());
-  const log = await connectLog(nats.url);
-  closing.defer(() => log.connection.close());
-  await keepLog(log, { age_ms: day, bytes: 64 * 1024 * 1024 }, 'main', telemetry);
-  const registry = closing.use(await Registry.open(log));
-  const newest = await Newest.open(log, clock);
-  closing.defer(() => newest.close());
+  const { telemetry, faces } = await startFaces(closing);
+  const { log, registry } = await startLog(closing, nats.url, { age_ms: day, bytes: 64 * 1024 * 1024 }, telemetry);
   // No host here is older than the log, so that the store is not asked.
-  const reader = closing.use(new Reader({ pg_host: '127.0.0.1', pg_port: 1, read_user: '', read_password: '' }));
-  const retention = { raw: day, '1m': day, '1h': day };
-  const query = new Query({ reader, registry, newest, clock, telemetry, retention });
-  closing.defer(() => query.close());
-  const hub = new Hub(newest);
-  closing.defer(() => hub.close());
-  faces.open({
-    query,
-    hub,
-    deadLetters: new DeadLetters(log, telemetry),
-    replays: new Replays({ log, reader, clock, telemetry }),
-  });
+  const { newest } = await serveRooms(closing, { telemetry, faces, log, registry, clock });
   const address = `127.0.0.1:${faces.http.port}`;
   return {
     log,
@@ -197,7 +170,7 @@ test('a thousand hosts: in pieces, compressed, and nothing of it is kept', { tim
 });
 
 test('Prometheus reads it, and a host that is silent disappears', { timeout: 120_000 }, async () => {
-  await parts.registry.describe('default', description('web-1'));
+  await parts.registry.describe('default', described('web-1'));
   await publish('web-1', memory(1024));
   await publish('web-2', memory(2048));
   await using prometheus = await Prometheus.start({
@@ -215,35 +188,9 @@ test('Prometheus reads it, and a host that is silent disappears', { timeout: 120
 
   // Time passes, and only one of them is heard of again.
   ahead_us = 3_600_000_000;
-  await parts.registry.describe('default', description('web-2'));
+  await parts.registry.describe('default', described('web-2'));
   await publish('web-1', memory(4096));
   await until(() => values(`fleetreel_memory_total_bytes${ours}`)).toEqual({ 'web-1': 4096 });
   await until(() => values(`fleetreel_host_up${ours}`)).toEqual({ 'web-1': 1, 'web-2': 0 });
   expect(Object.keys(await values(`fleetreel_host_last_seen_timestamp_seconds${ours}`))).toHaveLength(2);
 });
-
-function description(host: string): HostDescription {
-  return {
-    host,
-    machine_id: `machine-${host}`,
-    session: 'fedcba9876543210',
-    time_us: Math.round(clock.now_us()),
-    agent_version: '0.1.0',
-    platform: 'linux',
-    os: 'Debian 12',
-    kernel: '6.18',
-    architecture: 'x64',
-    cpu_model: 'Test',
-    cpu_count: 2,
-    memory_bytes: 1024,
-    gpus: [],
-    virtualization: '',
-    boot_time_us: 1,
-    interval_ms: 5000,
-    addresses: [],
-    tags: {},
-    boot_id: 'boot',
-    dmi_uuid: '',
-    upload_interval_ms: 0,
-  };
-}
