@@ -6,8 +6,10 @@ import { frameHeader } from '@fleetreel/proto/bytes';
 import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Program, startProgram } from '../servers/program.ts';
+import { Terminal } from '../servers/terminal.ts';
 import { endOf, eventually, programs, Stack } from '../stack.ts';
 
+const root = join(import.meta.dirname, '../..');
 let stack: Stack;
 let agent: Program;
 /** A range of the recording that is over, milliseconds. */
@@ -82,6 +84,34 @@ test('a recording plays without a server as the collector played it', async () =
     parsed(some.lines).every(({ host, tables }) => host === 'extra' && Object.keys(tables).join() === 'memory'),
   ).toBe(true);
   expect((await ran('record', file, ...times())).output).toMatch(/range\.reel is there already/);
+});
+
+test('keys at a terminal are heard by the collector', async () => {
+  const words = [process.execPath, join(root, programs.cli), 'replay', ...times(), '--host', 'film.star'];
+  using terminal = new Terminal(words.map((word) => `'${word}'`).join(' '), { FLEETREEL_ADDRESS: stack.grpcAddress });
+  const sequences = () => parsed(terminal.lines.filter((line) => line.startsWith('{'))).map(({ sequence }) => sequence);
+  await eventually('a frame', 30_000, () => sequences().length > 0 || undefined);
+  terminal.type(' ');
+  await eventually('the pause', 30_000, () => /paused at/.test(terminal.shown) || undefined);
+  const [first = 0] = sequences();
+  // Ten seconds back is the begin: the first frames come again, as many as are stepped.
+  terminal.type('\x1b[D..');
+  await eventually('two steps', 30_000, () => sequences().lastIndexOf(first) === sequences().length - 2 || undefined);
+  const again = sequences().length - 2;
+  expect(again).toBeGreaterThan(0);
+  expect(sequences()).toEqual([
+    ...sequences()
+      .slice(0, again)
+      .map((_, index) => first + index),
+    first,
+    first + 1,
+  ]);
+  terminal.type('++++++ ');
+  expect(await terminal.exited, terminal.shown).toBe(0);
+  // To the end, and so to the command's.
+  const rest = sequences().slice(again);
+  expect(rest.length).toBeGreaterThanOrEqual(8);
+  expect(rest).toEqual(rest.map((_, index) => first + index));
 });
 
 test('a damaged recording is played up to where it is good, and that is said', async () => {

@@ -1,10 +1,11 @@
+import { emitKeypressEvents, type Key } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { catalog, type Table, tableNamed } from '@fleetreel/proto';
 import { keepTables, moveFrame } from '@fleetreel/proto/bytes';
 import { suggestion } from '@fleetreel/proto/settings';
 import { ReelError, type ReelFrame } from '@fleetreel/reel/format';
-import { Pacer, type Speed } from '@fleetreel/reel/pacer';
+import { Pacer, type Speed, speedRange } from '@fleetreel/reel/pacer';
 import { ReelReader } from '@fleetreel/reel/reader';
 import { Collector } from '#client.ts';
 import { type Command, hostFlag, type Invocation, UsageError } from '#command.ts';
@@ -58,10 +59,10 @@ export const replay: Command = {
     await using player =
       path === undefined ? served(invocation, options, signal) : await filed(path, invocation, options);
     const sink = await sinkOf(invocation, target);
-    using keys = onTerminal ? new Keys(process.stdin, player) : undefined;
+    using keys = onTerminal ? new Keys(process.stdin, player, !options.shift) : undefined;
     try {
       for await (const frames of player.frames(signal)) {
-        keys?.at(frames.at(-1)?.time_us);
+        keys?.at(frames.at(-1)?.time_us ?? 0);
         await sink.take(frames);
       }
     } catch (cause) {
@@ -120,7 +121,7 @@ function served(invocation: Invocation, { speed, shift, tables }: Options, signa
       play.send({ speed: { speed: number(wanted) } });
     },
     step: () => play.send({ step: { frames: 1 } }),
-    seek: (time_us) => play.send({ seek: { to: String(Math.max(1, Math.round(time_us / 1000))) } }),
+    seek: (time_us) => play.send({ seek: { to: String(Math.max(0, Math.round(time_us / 1000))) } }),
     [Symbol.asyncDispose]: async () => collector[Symbol.dispose](),
   };
 }
@@ -167,6 +168,7 @@ async function filed(path: string, invocation: Invocation, { speed, shift, table
       let due: ReelFrame[] = [];
       for (const frame of block) {
         if (frame.time_us >= to_us) continue;
+        signal.throwIfAborted();
         if (!pacer.take(frame.time_us)) {
           if (due.length > 0) yield due.flatMap(changed);
           due = [];
@@ -252,55 +254,72 @@ const help = 'space pauses, . steps, left and right go 10 s back and on, + and -
 class Keys implements Disposable {
   readonly #input: Readable & { setRawMode?(raw: boolean): unknown };
   readonly #playback: Playback;
+  readonly #canSeek: boolean;
   #isPaused = false;
   #time_us = 0;
 
-  constructor(input: typeof process.stdin, playback: Playback) {
+  /** @param canSeek whether the times of the frames are those of the recording */
+  constructor(input: typeof process.stdin, playback: Playback, canSeek: boolean) {
     this.#input = input;
     this.#playback = playback;
+    this.#canSeek = canSeek;
     input.setRawMode(true);
-    input.on('data', this.#press);
+    // A key that is held comes several times at once, and an arrow in several bytes.
+    emitKeypressEvents(input);
+    input.on('keypress', this.#press);
+    input.resume();
     process.stderr.write(`${help}\n`);
   }
 
-  at(time_us: number | undefined): void {
-    this.#time_us = time_us ?? this.#time_us;
+  at(time_us: number): void {
+    this.#time_us = time_us;
   }
 
   [Symbol.dispose](): void {
-    this.#input.off('data', this.#press);
+    this.#input.off('keypress', this.#press);
     this.#input.setRawMode?.(false);
     this.#input.pause();
   }
 
-  readonly #press = (bytes: Buffer): void => {
-    const key = bytes.toString('latin1');
-    const say = (text: string) => process.stderr.write(`${text} at ${formatTime(this.#time_us / 1000)}\n`);
-    const move = (by: number) => {
-      this.#time_us += by;
-      this.#playback.seek(this.#time_us);
-      say('going on');
-    };
-    const faster = (factor: number) => {
-      const { speed } = this.#playback;
-      const wanted = Math.min(1000, Math.max(0.1, (speed === 'max' ? 1000 : speed) * factor));
-      this.#playback.setSpeed(wanted);
-      say(`${wanted} times the pace`);
-    };
-    const step = () => {
-      if (!this.#isPaused) this.#playback.pause(true);
-      this.#isPaused = true;
+  readonly #press = (_: string | undefined, { sequence, name, ctrl }: Key): void => {
+    if (name === 'space') {
+      this.#pause(!this.#isPaused);
+      this.#say(this.#isPaused ? 'paused' : 'going on');
+    } else if (sequence === '.') {
+      this.#pause(true);
       this.#playback.step();
-    };
-    if (key === ' ') {
-      this.#isPaused = !this.#isPaused;
-      this.#playback.pause(this.#isPaused);
-      say(this.#isPaused ? 'paused' : 'going on');
-    } else if (key === '.') step();
-    else if (key === '\x1b[D') move(-seekMicroseconds);
-    else if (key === '\x1b[C') move(seekMicroseconds);
-    else if (key === '+' || key === '=') faster(2);
-    else if (key === '-') faster(0.5);
-    else if (key === 'q' || key === '\x03') process.kill(process.pid, 'SIGINT');
+    } else if (name === 'left') this.#move(-seekMicroseconds);
+    else if (name === 'right') this.#move(seekMicroseconds);
+    else if (sequence === '+' || sequence === '=') this.#speed(2);
+    else if (sequence === '-') this.#speed(0.5);
+    else if (name === 'q' || (name === 'c' && ctrl)) process.kill(process.pid, 'SIGINT');
   };
+
+  #pause(isPaused: boolean): void {
+    if (isPaused !== this.#isPaused) this.#playback.pause(isPaused);
+    this.#isPaused = isPaused;
+  }
+
+  #move(by_us: number): void {
+    if (!this.#canSeek) return void process.stderr.write('with --shift there is no way back or on\n');
+    // From nowhere there is no way: the first frame has not come yet.
+    if (this.#time_us === 0) return;
+    this.#time_us += by_us;
+    this.#playback.seek(this.#time_us);
+    this.#say(this.#isPaused ? 'paused' : 'going on');
+  }
+
+  #speed(factor: number): void {
+    const { speed } = this.#playback;
+    const wanted = Math.min(
+      speedRange.max,
+      Math.max(speedRange.min, (speed === 'max' ? speedRange.max : speed) * factor),
+    );
+    this.#playback.setSpeed(wanted);
+    this.#say(`${wanted} times the pace`);
+  }
+
+  #say(text: string): void {
+    process.stderr.write(this.#time_us > 0 ? `${text} at ${formatTime(this.#time_us / 1000)}\n` : `${text}\n`);
+  }
 }
