@@ -30,7 +30,8 @@ export function measured(values: readonly number[]): Measured {
 /** The one number that is compared. */
 export const middle = (value: Measured | number): number => (typeof value === 'number' ? value : value.median);
 
-const text = (value: number): string =>
+/** Three digits, or a whole number with commas. */
+export const text = (value: number): string =>
   Math.abs(value) >= 1000 ? Math.round(value).toLocaleString('en-US') : Number(value.toPrecision(3)).toString();
 
 const quoted = (value: Measured | number): string =>

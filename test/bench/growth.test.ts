@@ -3,7 +3,7 @@ import type { Frame } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
 import { middle } from './figure.ts';
 import { countRows, withRows } from './fleet.ts';
-import { growth } from './growth.ts';
+import { growth, linearity, type Observed } from './growth.ts';
 
 const cores = ['total', '0', '1'];
 const recorded: Frame = {
@@ -26,6 +26,37 @@ test('frames are brought to a number of rows, under keys that differ', () => {
     ]),
   );
   expect(new Set(frame?.tables.cpu?.core).size).toBe(10);
+});
+
+test('growth: numbers of hosts are compared with the first', () => {
+  const each = (value: number) => ({ publishers: value, nats: value, collector: value, questdb: value });
+  const seen = (hosts: number, cpu: number): Observed => ({
+    hosts,
+    seconds: 10,
+    frames: 1,
+    rows: 1,
+    values: 1,
+    cpu: each(cpu),
+    others: 0,
+    memory: { publishers: [1], nats: [1], collector: [1], questdb: [1] },
+    lag_s: [1, 2],
+    latencies: { acknowledged: [1], message: [1], row: [hosts / 100] },
+    published: 1,
+    failed: 0,
+    stored: 1,
+  });
+  const figures = linearity([seen(100, 1), seen(500, 7), seen(1000, 9)]);
+  const named = (name: string) => figures.find((figure) => figure.name === `growth: ${name}`);
+  expect(figures).toHaveLength(11);
+  // 500 hosts take more than five times as much, though 1,000 are below ten times.
+  expect(named('CPU of QuestDB')).toMatchObject({
+    value: 0.9,
+    goal: { reached: false },
+    method: '10 % of a core (1) with 100, 70 % of a core (1.4) with 500, 90 % of a core (0.9) with 1,000',
+  });
+  expect(named('memory of the collector')).toMatchObject({ value: 0.1, goal: { reached: true } });
+  expect(named('lag')).toMatchObject({ value: 1, unit: 'x that of 100 hosts' });
+  expect(named('in an answer of the store, p99')?.value).toBe(10);
 });
 
 test('growth: all published frames are stored, and every part is measured', async () => {

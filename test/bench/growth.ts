@@ -10,7 +10,7 @@ import type { Frame } from '@fleetreel/proto';
 import { cpuSeconds, memoryOf } from '../numbers/process.ts';
 import { type Program, startProgram } from '../servers/program.ts';
 import { eventually, Stack } from '../stack.ts';
-import { type Figure, quantile } from './figure.ts';
+import { type Figure, quantile, text } from './figure.ts';
 import { countRows, countValues, withRows } from './fleet.ts';
 import { askStore, watchLive } from './freshness.ts';
 import type { Second } from './publishers.ts';
@@ -45,7 +45,7 @@ const partNames: Record<Part, string> = {
 };
 
 /** What was seen of a number of hosts. */
-type Observed = {
+export type Observed = {
   hosts: number;
   seconds: number;
   frames: number;
@@ -71,13 +71,13 @@ export async function growth(captured: readonly Frame[], options: Growth): Promi
     const path = join(folder, 'frames');
     await writeFile(path, serialize(frames));
     const figures: Figure[] = [];
-    let least: Observed | undefined;
+    const seen: Observed[] = [];
     for (const hosts of options.sizes) {
       const observed = await observe(path, frames, hosts, options);
-      least ??= observed;
-      figures.push(...figuresOf(observed, least, options));
+      seen.push(observed);
+      figures.push(...figuresOf(observed, seen[0] ?? observed, options));
     }
-    return figures;
+    return [...figures, ...linearity(seen)];
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
@@ -292,5 +292,39 @@ function figuresOf(seen: Observed, least: Observed, options: Growth): Figure[] {
       1500,
       "from the frame's time to an answer of QuestDB that has it",
     ),
+  ];
+}
+
+/** All numbers of hosts side by side, with what each is of what was expected from the first. */
+export function linearity(seen: readonly Observed[]): Figure[] {
+  const [least, ...others] = seen;
+  const last = others.at(-1);
+  if (least === undefined || last === undefined) return [];
+  const growth = (name: string, unit: string, of: (one: Observed) => number, isLinear: boolean): Figure => {
+    const expected = ({ hosts }: Observed) => of(least) * (isLinear ? hosts / least.hosts : 1);
+    const ratio = (one: Observed) => of(one) / expected(one);
+    const list = seen.map(
+      (one) => `${text(of(one))} ${unit} (${text(ratio(one))}) with ${one.hosts.toLocaleString('en-US')}`,
+    );
+    return {
+      id: 'P9',
+      name: `growth: ${name}`,
+      unit: isLinear ? `x linear from ${least.hosts} hosts` : `x that of ${least.hosts} hosts`,
+      value: ratio(last),
+      ...(isLinear ? { goal: { text: '<= 1.2', reached: others.every((one) => ratio(one) <= 1.2) } } : {}),
+      method: list.join(', '),
+    };
+  };
+  const percentile = (name: 'message' | 'row') => (one: Observed) => quantile(one.latencies[name], 0.99);
+  return [
+    ...parts.map((part) =>
+      growth(`CPU of ${partNames[part]}`, '% of a core', ({ cpu, seconds }) => (100 * cpu[part]) / seconds, true),
+    ),
+    ...parts.map((part) =>
+      growth(`memory of ${partNames[part]}`, 'MiB', ({ memory }) => Math.max(...memory[part]) / MiB, true),
+    ),
+    growth('lag', 's', ({ lag_s }) => Math.max(...lag_s), false),
+    growth('in a WebSocket message, p99', 'ms', percentile('message'), false),
+    growth('in an answer of the store, p99', 'ms', percentile('row'), false),
   ];
 }

@@ -31,7 +31,7 @@ Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a da
   --groups N,N  numbers of hosts whose freshness is measured (10,100,1000)
   --watch N     seconds for which each of them is watched (20)
   --frames N    frames of the log that is replayed (200000; the figure asks for 1000000)
-  --sizes N,N   numbers of hosts whose growth is watched (100,500,1000,2000)
+  --sizes N,N   numbers of hosts whose growth is watched (100,500,1000,2000,5000); the others are compared with the first
   --grow N      seconds for which each of them is watched (40), after --warm-up N (15)
   --rows N      rows of a frame of these hosts (200)
   --fleet N     hosts of the log that a store is rebuilt from (50), for --hours N (1; the figure asks for 24),
@@ -52,7 +52,7 @@ const settings = {
     groups: { type: 'string', default: '10,100,1000' },
     watch: { type: 'string', default: '20' },
     frames: { type: 'string', default: '200000' },
-    sizes: { type: 'string', default: '100,500,1000,2000' },
+    sizes: { type: 'string', default: '100,500,1000,2000,5000' },
     grow: { type: 'string', default: '40' },
     'warm-up': { type: 'string', default: '15' },
     rows: { type: 'string', default: '200' },
