@@ -1,6 +1,26 @@
+import { availableParallelism } from 'node:os';
 import { playwright } from '@vitest/browser-playwright';
 import { defineConfig } from 'vitest/config';
 import { chromiumFlags, chromiumPath } from './test/servers/chromium.ts';
+
+/** Tests of the code alone: both cores of a small machine. */
+const quick = Math.max(2, availableParallelism() - 1);
+/** Tests with servers mostly wait: one alone uses less than one core. */
+const waiting = 2;
+
+/** What runs with nothing beside it, and why. */
+const alone = [
+  // They measure the machine, or programs on it.
+  'test/{bench,numbers}/**/*.test.ts',
+  'test/e2e/newcomer.test.ts',
+  'packages/collector/src/replay/*.servers.test.ts',
+  // They have containers and virtual machines, which every agent sees.
+  'packages/agent/src/*engines.servers.test.ts',
+  'packages/agent/src/sources/*.servers.test.ts',
+  // They use all cores.
+  'test/faults/{cluster,matrix}.test.ts',
+  'test/e2e/openapi.test.ts',
+];
 
 export default defineConfig({
   test: {
@@ -15,16 +35,7 @@ export default defineConfig({
           name: 'unit',
           include: ['packages/*/src/**/*.test.ts', 'deploy/**/*.test.ts', 'test/*.test.ts'],
           exclude: ['**/node_modules/**', '**/*.servers.test.ts'],
-        },
-      },
-      {
-        extends: true,
-        test: {
-          name: 'servers',
-          include: ['packages/*/src/**/*.servers.test.ts', 'deploy/**/*.servers.test.ts'],
-          fileParallelism: false,
-          // Alone, after what needs no servers: so are the end-to-end tests, which measure the machine.
-          sequence: { groupOrder: 1 },
+          maxWorkers: quick,
         },
       },
       {
@@ -33,6 +44,7 @@ export default defineConfig({
         test: {
           name: 'web',
           include: ['src/**/*.svelte.test.ts'],
+          maxWorkers: quick,
           browser: {
             enabled: true,
             headless: true,
@@ -45,8 +57,31 @@ export default defineConfig({
       {
         extends: true,
         test: {
+          name: 'servers',
+          include: ['packages/*/src/**/*.servers.test.ts', 'deploy/**/*.servers.test.ts'],
+          exclude: ['**/node_modules/**', ...alone],
+          maxWorkers: waiting,
+          // After what needs no servers.
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
           name: 'e2e',
-          include: ['test/{bench,e2e,faults,numbers}/**/*.test.ts'],
+          include: ['test/{e2e,faults}/**/*.test.ts'],
+          exclude: ['**/node_modules/**', ...alone],
+          testTimeout: 180_000,
+          hookTimeout: 240_000,
+          maxWorkers: waiting,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'alone',
+          include: alone,
           testTimeout: 180_000,
           hookTimeout: 240_000,
           fileParallelism: false,
