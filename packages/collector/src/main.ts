@@ -9,7 +9,7 @@ import { systemClock } from '#clock.ts';
 import { checkSettings, partitionOf, placeOf, program, rawDays, type Settings } from '#config.ts';
 import { Ingest } from '#ingest/consumer.ts';
 import { rebuild } from '#ingest/rebuild.ts';
-import { watchBounds } from '#ingest/watch.ts';
+import { Bounds } from '#ingest/watch.ts';
 import { retryMilliseconds, stopMilliseconds } from '#limits.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
@@ -106,9 +106,11 @@ async function run(settings: Settings): Promise<number> {
       telemetry,
       clock,
     });
+    const bounds = new Bounds({ log, store: place, settings: settings.questdb, telemetry, clock });
+    await until(() => bounds.look(), 'ingest', telemetry, signal);
     running.push(
       rollups.run(signal),
-      watchBounds(log, place, telemetry, clock, signal),
+      bounds.run(signal),
       watchWal(settings.questdb, { telemetry, clock, written }, signal),
     );
     await ingest.run(signal, abandon.signal);

@@ -180,6 +180,7 @@ export const holeCauses = [
   'disk',
   'corrupt',
   'too_large',
+  'log_bound',
   'dead_letter',
   'clock',
   'no_contact',
@@ -192,7 +193,7 @@ export const Hole = Type.Object({
   end: nullable(ms('Time of the first frame after it; null while nothing came since')),
   cause: Type.Enum([...holeCauses], {
     description:
-      'agent_down: the agent was stopped, killed or started anew. reboot: the machine was. skipped: the agent ran and did not sample, the host was suspended or too busy. link_down: the frames came later. spool_bytes, spool_age, queue: a bound of the agent was hit; disk, corrupt: its spool failed; too_large: of a frame. dead_letter: put aside by the collector. clock: the frames are stored at another time, the clock of the host was wrong. no_contact: there is no frame before, or none since. unknown: nothing explains it',
+      'agent_down: the agent was stopped, killed or started anew. reboot: the machine was. skipped: the agent ran and did not sample, the host was suspended or too busy. link_down: the frames came later. spool_bytes, spool_age, queue: a bound of the agent was hit; disk, corrupt: its spool failed; too_large: of a frame. log_bound: a bound of the log removed the frames before they were stored. dead_letter: put aside by the collector. clock: the frames are stored at another time, the clock of the host was wrong. no_contact: there is no frame before, or none since. unknown: nothing explains it',
   }),
   session: nullable(Type.String({ description: 'The session of the agent before the hole, 16 hexadecimal digits' })),
   nextSession: nullable(Type.String({ description: 'The session after it' })),

@@ -19,7 +19,7 @@ import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '#clock.ts';
 import { Ingest } from '#ingest/consumer.ts';
-import { watchBounds } from '#ingest/watch.ts';
+import { Bounds } from '#ingest/watch.ts';
 import { connectLog, type Log } from '#log/connect.ts';
 import { Registry } from '#log/registry.ts';
 import { consumerName, keepLog, streamName } from '#log/stream.ts';
@@ -223,7 +223,9 @@ describe('the log', () => {
     const { state } = await own.manager.streams.info(streamName);
     expect(state.first_seq).toBeGreaterThan(1);
     const enough = new AbortController();
-    const watching = watchBounds(own, 'slow', telemetry, systemClock, enough.signal);
+    const watching = new Bounds({ log: own, store: 'slow', settings: store(), telemetry, clock: systemClock }).run(
+      enough.signal,
+    );
     await eventually('a count', async () =>
       (await counted(telemetry, 'log_overtaken_messages_total')) === state.first_seq - 1 ? true : undefined,
     );

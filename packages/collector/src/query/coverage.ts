@@ -3,7 +3,7 @@
 import { tableNamed } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import type { DeadLetters } from '#log/dead.ts';
-import { coveredPercent, type Edge, findHoles, type Hole, type Loss } from '#query/holes.ts';
+import { coveredPercent, type Edge, findHoles, findOvertaken, type Hole, type Loss } from '#query/holes.ts';
 import type { Hosts } from '#query/hosts.ts';
 import { findHosts } from '#query/names.ts';
 import { parseRange } from '#query/time.ts';
@@ -83,6 +83,11 @@ export async function queryCoverage(
   });
   await findBoots(parts.reader, tenant, found);
   await findElsewhere(parts.reader, tenant, found, range);
+  const removed = await parts.reader.query(
+    sql.logLosses(Math.max(0, range.from - nearestMs), range.to + nearestMs, edgesMax),
+  );
+  const lost = removed.map(([from, until]) => ({ from_us: Number(from), to_us: Number(until) }));
+  for (const { holes } of found) findOvertaken(holes, lost);
   await findDead(letters, tenant, found);
   return {
     ...range,

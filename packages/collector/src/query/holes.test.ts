@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { coveredPercent, type Edge, findHoles, type HolesQuestion, type Loss } from '#query/holes.ts';
+import { coveredPercent, type Edge, findHoles, findOvertaken, type HolesQuestion, type Loss } from '#query/holes.ts';
 
 const second = 1_000_000;
 /** A frame of each second; times are seconds, and what is late has when it came. */
@@ -145,4 +145,24 @@ test('coverage counts time once, within the range', () => {
   expect(coveredPercent([hole(90, null)], 0, 100)).toBe(90);
   expect(coveredPercent([hole(0, null)], 0, 100)).toBe(0);
   expect(coveredPercent([hole(95, 120), hole(10, 60), hole(20, 30)], 0, 100)).toBe(45);
+});
+
+test('what the log lost before it was stored explains frames that were due then, and no others', () => {
+  const cause = (edges: readonly Edge[], from: number, to: number, losses: readonly Loss[] = []) => {
+    const holes = findHoles({ edges, losses, from_us: 0, to_us: 100 * second, now_us: 1000 * second, patience_us: 0 });
+    findOvertaken(holes, [{ from_us: from * second, to_us: to * second }]);
+    return holes.map((hole) => hole.cause);
+  };
+  // The clock of the host is 50 seconds behind that of the log.
+  const missing = [edge(0, 1, { received_us: 50 * second }), end(91, { before_us: 0, received_us: 149 * second })];
+  expect(cause(missing, 60, 140)).toEqual(['log_bound']);
+  expect(cause(missing, 148, 200)).toEqual(['log_bound']);
+  expect(cause(missing, 0, 50)).toEqual(['unknown']);
+  expect(cause(missing, 149, 200)).toEqual(['unknown']);
+  const around = [0, 1000] as const;
+  expect(cause([begin, end(2, { before_us: 0 })], ...around)).toEqual(['skipped']);
+  expect(cause([begin, end(91, { before_us: 0 })], ...around, [loss('queue', 2, 90)])).toEqual(['queue']);
+  expect(cause([begin, end(1, { before_us: 0, session: 'b' })], ...around)).toEqual(['agent_down']);
+  // The first frames of the new session were made, and are not here.
+  expect(cause([begin, end(9, { before_us: 0, session: 'b' })], ...around)).toEqual(['log_bound']);
 });

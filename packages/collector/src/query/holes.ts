@@ -39,7 +39,12 @@ export type Hole = {
   healed_us: number | null;
   /** Sequences of the frames beside it, where those between them are missing and nobody has said why. */
   between?: { after: number; before: number };
+  /** When the log would have got missing frames of which nobody has said why they are: UTC, microseconds since 1970. */
+  due?: Span;
 };
+
+/** UTC, microseconds since 1970. */
+export type Span = { from_us: number; to_us: number };
 
 export type HolesQuestion = {
   /** By time: the last frame before the range, those of the range, the first after it. */
@@ -85,7 +90,9 @@ function gaps({ edges, losses }: HolesQuestion): Hole[] {
   return holes;
 }
 
-function explain(before: Edge, after: Edge, losses: readonly Loss[]): Pick<Hole, 'cause' | 'missing' | 'between'> {
+type Told = Pick<Hole, 'cause' | 'missing' | 'between' | 'due'>;
+
+function explain(before: Edge, after: Edge, losses: readonly Loss[]): Told {
   const same = before.session === after.session;
   const told = losses.flatMap(({ session, cause, firstSequence, lastSequence }) => {
     const first = session === before.session ? Math.max(firstSequence, before.sequence + 1) : firstSequence;
@@ -102,9 +109,20 @@ function explain(before: Edge, after: Edge, losses: readonly Loss[]): Pick<Hole,
         told.reduce((sum, { count }) => sum + count, 0),
       );
   if (most) return { cause: most.cause as HoleCause, missing };
-  if (!same) return { cause: 'agent_down', missing };
-  if (missing === 0) return { cause: 'skipped', missing };
-  return { cause: 'unknown', missing, between: { after: before.sequence, before: after.sequence } };
+  if (missing === 0) return { cause: same ? 'skipped' : 'agent_down', missing };
+  const came = [before, after].map(({ received_us, time_us }) => received_us ?? time_us);
+  const due = { from_us: Math.min(...came), to_us: Math.max(...came) };
+  if (!same) return { cause: 'agent_down', missing, due };
+  return { cause: 'unknown', missing, between: { after: before.sequence, before: after.sequence }, due };
+}
+
+/** Tells those holes whose frames were due while the log lost what the store did not have yet. */
+export function findOvertaken(holes: readonly Hole[], lost: readonly Span[]): void {
+  for (const hole of holes) {
+    const { due, cause } = hole;
+    if (due === undefined || (cause !== 'unknown' && cause !== 'agent_down')) continue;
+    if (lost.some(({ from_us, to_us }) => from_us < due.to_us && to_us > due.from_us)) hole.cause = 'log_bound';
+  }
 }
 
 /** Frames that came well after their time: a hole until then. */

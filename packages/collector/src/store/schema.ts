@@ -15,6 +15,8 @@ type Ttl = { value: number; unit: Unit };
 
 /** One row per frame: what holes are counted by. */
 export const frameTable = 'frame';
+/** One row for each time in which the log's bounds removed what the store did not have yet. */
+export const logLossTable = 'log_loss';
 
 const identity: readonly Column[] = [
   { name: 'ts', type: 'TIMESTAMP', key: true },
@@ -50,8 +52,19 @@ export function storeTables(rawDays: number): StoreTable[] {
       { name: 'received', type: 'TIMESTAMP', key: false },
     ],
   };
+  const logLoss: StoreTable = {
+    name: logLossTable,
+    partition: 'DAY',
+    ttl: { value: rawDays, unit: 'DAY' },
+    columns: [
+      { name: 'ts', type: 'TIMESTAMP', key: true },
+      { name: 'until', type: 'TIMESTAMP', key: false },
+      { name: 'messages', type: 'LONG', key: false },
+    ],
+  };
   return [
     frame,
+    logLoss,
     ...catalog.map((table) => raw(table, rawDays)),
     ...rolledUpTables.flatMap((table) => rollups.map((rollup) => rolledUp(table, rollup))),
   ];

@@ -245,6 +245,14 @@ function late(allowances: ReadonlyMap<string, number>, values: unknown[]): strin
 
 const long = (column: string): string => `cast(${column} AS long)`;
 
+/** In which times the log lost what the store did not have, where they touch a range: ts, until. */
+export function logLosses(from: number, to: number, limit: number): Statement {
+  return {
+    text: `SELECT ts, until FROM "log_loss" WHERE ts < $1 AND until > $2 LIMIT ${whole(limit)}`,
+    values: [time(to), time(from)],
+  };
+}
+
 /** When the machine was booted, by frames of some hosts: host, ts, uptime_seconds. */
 export function uptimes(tenant: string, frames: readonly { host: string; time_us: number }[]): Statement {
   const values: unknown[] = [tenant];

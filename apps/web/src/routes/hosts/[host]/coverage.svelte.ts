@@ -20,6 +20,7 @@ export const causes: Readonly<Record<Hole['cause'], string>> = {
   disk: 'the spool could not be written',
   corrupt: 'the spool could not be read',
   too_large: 'the frames were too large',
+  log_bound: 'the log was full, its oldest frames were given up',
   dead_letter: 'the frames are among the dead letters',
   clock: 'the host’s clock was wrong: the frames are at another time',
   no_contact: 'no frame was received',
