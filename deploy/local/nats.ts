@@ -1,5 +1,5 @@
 // nats-server on this machine: found or fetched, configured, started.
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { basename, join } from 'node:path';
 import type { Service } from '#local/child.ts';
@@ -150,6 +150,28 @@ export function natsService(options: NatsOptions): Service {
     args: ['--config', configuration],
     ready: (signal) => greets(port, jetstream, signal),
   };
+}
+
+/** Room on the disk with which a nats-server that ran out of it is started again, bytes: some blocks of its streams. */
+const roomBytes = 64 * 1024 ** 2;
+
+/**
+ * Why a running nats-server has to be started again: once it could not write a file it takes nothing more into that stream, or has
+ * no JetStream any more, until then. Undefined while it is well, does not answer, or its disk is still full.
+ * @param port of its monitoring pages
+ */
+export async function natsIllness(port: number, data: string, signal: AbortSignal): Promise<string | undefined> {
+  try {
+    const answer = await fetch(`http://127.0.0.1:${port}/healthz`, { signal });
+    const { error } = (await answer.json()) as { error?: string };
+    // Others pass: a stream may be recovered just now.
+    if (error === undefined || !/ write error: |JetStream not enabled/.test(error)) return undefined;
+    const { bavail, bsize } = statfsSync(data);
+    return bavail * bsize < roomBytes ? undefined : error;
+  } catch {
+    // Whoever does not answer has ended, or will be asked again.
+    return undefined;
+  }
 }
 
 /** Whether a NATS server, with JetStream when that is wanted, greets at this port of loopback. */

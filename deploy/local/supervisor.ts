@@ -12,6 +12,8 @@ export type Supervised = Service & {
   readyWithin: number;
   /** How long it may take to end before it is killed, milliseconds. */
   stopWithin: number;
+  /** Why it has to be started again though it runs; undefined while it need not. Never throws. */
+  illness?: (signal: AbortSignal) => Promise<string | undefined>;
   /** What the user should see of a line that it wrote: a warning or an error; undefined for all others. */
   notable: (line: string) => string | undefined;
 };
@@ -24,6 +26,12 @@ const shownWithin = 10_000;
 /** Pause before a service is started again, milliseconds: doubled each time, up to the longest. */
 const firstPause = 500;
 const longestPause = 30_000;
+/** Pause between two looks at whether a running service has to be started again, milliseconds. */
+const lookPause = 5000;
+/** Longest wait for what it says of itself, milliseconds. */
+const lookWithin = 5000;
+/** Shortest time between two starts for that reason, milliseconds. */
+const illnessPause = 60_000;
 /** A service that ran so long, milliseconds, starts with the first pause again. */
 const settledAfter = 60_000;
 
@@ -62,7 +70,30 @@ export class Supervisor {
     } catch (cause) {
       throw new LaunchError(`${firstLine(cause)} What it said is in ${path}.`, { cause });
     }
-    entry.watch = this.#keep(entry, begin);
+    const { illness } = service;
+    entry.watch = Promise.all([
+      this.#keep(entry, begin),
+      illness ? this.#look(entry, illness) : Promise.resolve(),
+    ]).then(() => undefined);
+  }
+
+  /** Ends a service that runs and can't do its work any more: it is started again then. */
+  async #look(
+    entry: { service: Supervised; child: Child },
+    illness: NonNullable<Supervised['illness']>,
+  ): Promise<void> {
+    const { signal } = this.#stopping;
+    const { name, stopWithin } = entry.service;
+    for (;;) {
+      await pause(lookPause, undefined, { signal }).catch(() => {});
+      if (signal.aborted) return;
+      const { child } = entry;
+      const reason = await illness(AbortSignal.any([signal, AbortSignal.timeout(lookWithin)]));
+      if (reason === undefined || signal.aborted || child.ended) continue;
+      this.#report(`${name} has to be started again: ${printable(reason)}`);
+      await child.stop(stopWithin);
+      await pause(illnessPause, undefined, { signal }).catch(() => {});
+    }
   }
 
   /** The process of a service, while it runs. */

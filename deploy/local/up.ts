@@ -4,9 +4,9 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { build, built } from '#build.ts';
 import { type Credentials, credentials, FolderLock, LaunchError } from '#local/folder.ts';
 import { guardPid } from '#local/guard.ts';
-import { findNats, natsInfo, natsService } from '#local/nats.ts';
+import { findNats, natsIllness, natsInfo, natsService } from '#local/nats.ts';
 import { cacheFolder, type Machine, withRemedy } from '#local/obtain.ts';
-import { accepts, isFree, portHolder } from '#local/port.ts';
+import { accepts, freePort, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
 import { findQuestdb, questdbService } from '#local/questdb.ts';
 import { type Supervised, Supervisor } from '#local/supervisor.ts';
@@ -122,10 +122,13 @@ async function chooseNats({ nats: { url, port } }: UpSettings, machine: Machine)
   }
   const program = await withRemedy(() => findNats(machine), machine);
   machine.report(`NATS: ${program.from}`);
+  // Nobody else is told it.
+  const monitorPort = await freePort();
   return {
     url: `nats://127.0.0.1:${port}`,
     start: (data) => ({
-      ...natsService({ program, port, data: join(data, 'nats') }),
+      ...natsService({ program, port, monitorPort, data: join(data, 'nats') }),
+      illness: (signal) => natsIllness(monitorPort, join(data, 'nats'), signal),
       readyWithin: 60_000,
       stopWithin: 1500,
       notable: (line) => /\[(?:WRN|ERR|FTL)\] (.*)/.exec(line)?.[1],
