@@ -176,6 +176,11 @@ export const faults: Readonly<Record<string, Fault>> = {
     isMoment: false,
     make: (ground, length) => wrongClock(ground, length, -hour),
   },
+  // The same milliseconds come again, with ticks in them: their frames must not fall on those of before.
+  'clock-set-back': {
+    isMoment: false,
+    make: (ground, length) => wrongClock(ground, length, length === 'short' ? -5 * second : -60 * second),
+  },
 };
 
 /** The clock of some hosts jumps, and jumps back. */

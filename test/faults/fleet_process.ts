@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Clock, systemClock } from '@fleetreel/agent/clock';
+import { type Clock, FrameTimes, systemClock } from '@fleetreel/agent/clock';
 import { connectLog } from '@fleetreel/agent/connect';
 import { Publisher } from '@fleetreel/agent/publisher';
 import { Telemetry } from '@fleetreel/agent/telemetry';
@@ -58,6 +58,7 @@ class Host {
   readonly #session = randomBytes(8).toString('hex');
   readonly #publisher: Publisher;
   readonly #ledger: Ledger;
+  readonly #times = new FrameTimes();
   #sequence = 0;
 
   constructor(number: number, ledger: Ledger) {
@@ -102,7 +103,7 @@ class Host {
 
   #tick(): void {
     const sequence = ++this.#sequence;
-    const time_us = clock.now_us();
+    const time_us = this.#times.next(clock.now_us());
     const { tables }: Frame = frameOf([capturedAt(captured, sequence)], this.#number, sequence, time_us);
     const lost = this.#publisher.losses.rows(sequence);
     if (lost) tables.frame_loss = lost;

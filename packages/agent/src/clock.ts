@@ -16,3 +16,20 @@ export const systemClock: Clock = {
   monotonic_ms: () => performance.now(),
   sleep: (milliseconds, signal) => setTimeout(milliseconds, undefined, signal ? { signal } : {}),
 };
+
+/**
+ * Times of the frames of one session: no two alike. A clock that was set back shows times again at which there are frames already,
+ * whose rows the new ones would replace. They differ by microseconds, which the clock does not show.
+ */
+export class FrameTimes {
+  #shown_us = Number.NEGATIVE_INFINITY;
+  #more_us = 0;
+
+  /** @param now_us what the clock shows, in whole milliseconds */
+  next(now_us: number): number {
+    // After a thousand times nothing of then is near.
+    if (now_us <= this.#shown_us) this.#more_us = (this.#more_us + 1) % 1000;
+    this.#shown_us = now_us;
+    return now_us + this.#more_us;
+  }
+}

@@ -6,7 +6,7 @@ import {
   type Tables,
   tableNamed,
 } from '@fleetreel/proto';
-import type { Clock } from '#clock.ts';
+import { type Clock, FrameTimes } from '#clock.ts';
 import type { Events } from '#events.ts';
 import {
   reasonCharactersMax,
@@ -58,6 +58,7 @@ export class Sampler {
   readonly #events: Events;
   readonly #clock: Clock;
   readonly #telemetry: Telemetry;
+  readonly #times = new FrameTimes();
   readonly #self: (tick_s: number) => Agent;
   #lastTick_s = Number.NaN;
 
@@ -95,7 +96,7 @@ export class Sampler {
 
   /** Reads every source that is due, once. */
   async sample(): Promise<Sample> {
-    const time_us = this.#clock.now_us();
+    const time_us = this.#times.next(this.#clock.now_us());
     const begin_ms = this.#clock.monotonic_ms();
     const tables: Tables = {};
     let isOver = false;
