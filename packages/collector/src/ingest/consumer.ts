@@ -28,7 +28,7 @@ import {
   workingMilliseconds,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
-import { framesOf, holdsFrames } from '#log/frames.ts';
+import { framesOf, holdsFrames, isFuture } from '#log/frames.ts';
 import { isIn } from '#log/partition.ts';
 import { type DeadKind, deadHeaders, publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
@@ -281,13 +281,13 @@ export class Ingest {
   #outOfTime(time_us: number, rows_us: number): [DeadKind, string] | undefined {
     const { clock, rawMilliseconds } = this.#parts;
     const now_us = clock.now_us();
-    if ((rows_us - now_us) / 1000 > futureMilliseconds)
+    if (isFuture(rows_us, now_us))
       return [
         'future',
         `a row of the frame has a time that is more than ${futureMilliseconds / 60_000} minutes in the future`,
       ];
     const ahead_ms = (time_us - now_us) / 1000;
-    const early = ahead_ms > futureMilliseconds;
+    const early = isFuture(time_us, now_us);
     if (!early && -ahead_ms <= rawMilliseconds) return undefined;
     const minutes = `${Math.round(Math.abs(ahead_ms) / 60_000)} minutes`;
     return early

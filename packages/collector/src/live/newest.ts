@@ -13,9 +13,8 @@ import {
 import { DeliverPolicy } from '@nats-io/jetstream';
 import type { Msg, Subscription } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
-import { futureMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
-import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+import { frameSubjects, framesOf, holdsFrames, isFuture } from '#log/frames.ts';
 import { isIn, type Partition, whole } from '#log/partition.ts';
 import { streamName } from '#log/stream.ts';
 
@@ -155,7 +154,7 @@ export class Newest {
       return;
     }
     // A clock that is far ahead would hide every later frame; ingest puts such frames aside.
-    if (frame.header.time_us > this.#clock.now_us() + futureMilliseconds * 1000) return;
+    if (isFuture(frame.header.time_us, this.#clock.now_us())) return;
     if (known && known.header.time_us >= frame.header.time_us) return;
     this.#frames.set(key, frame);
     for (const listener of this.#listeners) listener(frame);

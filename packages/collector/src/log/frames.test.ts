@@ -1,7 +1,7 @@
 import { FrameError, kinds } from '@fleetreel/proto';
 import { encodeBatch } from '@fleetreel/proto/batch';
 import { expect, test } from 'vitest';
-import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+import { frameSubjects, framesOf, holdsFrames, isFuture } from '#log/frames.ts';
 
 const some = [Buffer.from('one'), Buffer.from('two')];
 
@@ -14,4 +14,11 @@ test('a message is one frame, those of its batch, or none', () => {
 
 test('a batch that can not be read is an error that says so', () => {
   expect(() => framesOf('batch', Buffer.from('one'))).toThrow(FrameError);
+});
+
+test('a time is in the future when it is more than ten minutes ahead', () => {
+  const now_us = 1_800_000_000_000_000;
+  expect(isFuture(now_us + 600_000_000, now_us)).toBe(false);
+  expect(isFuture(now_us + 600_000_001, now_us)).toBe(true);
+  expect(isFuture(Number.NEGATIVE_INFINITY, now_us)).toBe(false);
 });

@@ -1,9 +1,13 @@
 // The one place where a message of the log becomes frames.
 import { anySubject, type Kind } from '@fleetreel/proto';
 import { decodeBatch } from '@fleetreel/proto/batch';
+import { futureMilliseconds } from '#limits.ts';
 
 /** Where frames come from. */
 export const frameSubjects = [anySubject('frame'), anySubject('batch')];
+
+/** Whether a time of a frame is further ahead of now than a host's clock may be; both are UTC, microseconds since 1970. */
+export const isFuture = (time_us: number, now_us: number): boolean => time_us - now_us > futureMilliseconds * 1000;
 
 /** Whether messages of this kind hold frames. */
 export const holdsFrames = (kind: Kind): boolean => kind === 'frame' || kind === 'batch';
