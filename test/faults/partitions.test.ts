@@ -73,7 +73,7 @@ const listed = async ({ address }: Collector): Promise<string[]> => {
 
 /** What the collector says of the stores of the log. */
 async function storesListed({ url }: NatsServer): Promise<string[]> {
-  const { output } = await endOf(await startProgram(programs.collector, ['stores', '--nats-url', url]));
+  const { output } = await endOf(await startProgram(programs.collector, ['stores', '--nats-url', url]), 120 * second);
   return output.split('\n').flatMap((line) => /^main\S*/.exec(line)?.[0] ?? []);
 }
 
