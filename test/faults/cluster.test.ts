@@ -9,6 +9,7 @@ import { startProgram } from '../servers/program.ts';
 import { endOf, eventually, machineIdOf, programs } from '../stack.ts';
 import { capture, Load, Watch } from './load.ts';
 import { Collector, contentDifferences, Store } from './stores.ts';
+import { Tally } from './tally.ts';
 
 const second = 1000;
 const minute = 60 * second;
@@ -31,6 +32,8 @@ let one: Collector;
 let other: Collector;
 let replica: Collector;
 let load: Load;
+/** How many frames each host had published before a fault, and after it. */
+const made: { fault: Fault; before: Published; after: Published }[] = [];
 const started: AsyncDisposable[] = [];
 const keep = <T extends AsyncDisposable>(part: T): T => {
   started.push(part);
@@ -82,6 +85,7 @@ test(`the leader is killed and stopped, ${faults.length} times`, { timeout: (min
   const measured: { fault: Fault; any_ms: number; each_ms: number; read_ms: number }[] = [];
   for (const fault of faults) {
     const begin = performance.now();
+    const before = load.published;
     const leader = await cluster.leaderOf('FRAMES');
     const reading = new Reading(main);
     const times = await load.during(() => (fault === 'killed' ? leader.kill() : leader.stop()));
@@ -89,6 +93,7 @@ test(`the leader is killed and stopped, ${faults.length} times`, { timeout: (min
     await leader.restart();
     await cluster.inSync();
     if (long) await pause(Math.max(0, begin + 20 * second - performance.now()));
+    made.push({ fault, before, after: load.published });
   }
   const report = measured
     .map(({ fault, ...times }) =>
@@ -137,15 +142,16 @@ test('a collector that is stopped hands over at once', { timeout: 2 * minute }, 
 
 test('every frame is in both stores, once, and they hold the same', { timeout: 2 * minute }, async () => {
   expect(await load.stop()).toBe(0);
-  const made = load.published;
+  const published = load.published;
   for (const store of [main, copy]) {
-    await eventually(`all frames in ${store.name}`, minute, async () => nothingMissing(store, made));
+    await eventually(`all frames in ${store.name}`, minute, async () => nothingMissing(store, published));
     const frames = await store.frames();
-    for (const [host, sequence] of made)
+    for (const [host, sequence] of published)
       expect(frames.get(host), `${store.name}: ${host}`).toEqual([[sequence, sequence]]);
     for (const [rows, sequences] of frames.get('anvil') ?? []) expect(rows).toBe(sequences);
   }
   expect(contentDifferences(await main.content(), await copy.content())).toEqual([]);
+  process.stderr.write(`${(await tallied(main)).lines.join('\n')}\n`);
 });
 
 test('a store that is lost is rebuilt from the log while an agent goes on', { timeout: 8 * minute }, async () => {
@@ -187,6 +193,7 @@ test('the log says which stores read it, and forgets one that is gone', { timeou
 });
 
 type Fault = (typeof faults)[number];
+type Published = ReadonlyMap<string, number>;
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0);
 
@@ -202,6 +209,26 @@ async function nothingMissing(store: Store, made: ReadonlyMap<string, number>): 
   const missing = sum([...made].map(([host, sequence]) => sequence - (found.get(host) ?? 0)));
   if (missing > 0) throw new Error(`${missing} frames are missing`);
   return true;
+}
+
+/** What became of the frames of each kind of fault. The log has acknowledged them all: what is missing is lost. */
+async function tallied(store: Store): Promise<Tally> {
+  const { rows } = await store.questdb.query('SELECT host, sequence, count() FROM frame');
+  const times = new Map(rows.map(([host, sequence, count]) => [`${String(host)} ${String(sequence)}`, Number(count)]));
+  const tally = new Tally();
+  for (const { fault, before, after } of made) {
+    const fate = { sent: 0, stored: 0, lost: 0, doubled: 0, inLedger: 0 };
+    for (const [host, last] of after)
+      for (let sequence = (before.get(host) ?? 0) + 1; sequence <= last; sequence++) {
+        const count = times.get(`${host} ${sequence}`) ?? 0;
+        fate.sent++;
+        if (count > 0) fate.stored++;
+        else fate.lost++;
+        if (count > 1) fate.doubled++;
+      }
+    tally.add(`leader ${fault}`, fate);
+  }
+  return tally;
 }
 
 /** Runs a command of the collector for a store; returns what it ended with and wrote. */
