@@ -211,3 +211,24 @@ test('a source that is slower than the others is one line, and its holes are hol
   const jumps = columns.slice(1).map((column, index) => column - (columns[index] as number));
   expect(jumps.filter((jump) => jump > 5)).toHaveLength(1);
 });
+
+test('no line goes over a hole that is known, even of a source that is too slow to miss anything in it', async () => {
+  const slow = times.map((_, index) => (index % 10 === 0 ? 50 : null));
+  const hole = { from: start + 32_000, to: start + 37_000, healed: false, text: 'No data' };
+  const isLost = (index: number) => index === 3;
+  expect(bridge([1, null, 2, null, 3], 'nothing', isLost)).toEqual([1, undefined, 2, null, 3]);
+  expect(bridge([1, null, 2, null, 3], 'before', isLost)).toEqual([1, 1, 2, null, 3]);
+  const screen = await render(Chart, { ...base, lines: [line(slow)] });
+  const jumps = () => {
+    const columns = [...inked(screen.container)].sort((a, b) => a - b);
+    return columns.slice(1).filter((column, index) => column - (columns[index] as number) > 5).length;
+  };
+  await expect.poll(() => inked(screen.container).size).toBeGreaterThan(100);
+  expect(jumps()).toBe(0);
+  await screen.rerender({ bands: [hole] });
+  await expect.poll(jumps).toBe(1);
+  expect(screen.container.querySelectorAll('.hole')).toHaveLength(1);
+  // What came late is drawn.
+  await screen.rerender({ bands: [{ ...hole, healed: true }] });
+  await expect.poll(jumps).toBe(0);
+});

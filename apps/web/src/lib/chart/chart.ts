@@ -34,6 +34,8 @@ export type PlotData = {
   /** Milliseconds since 1970. */
   times: readonly number[];
   columns: readonly (readonly (number | null)[])[];
+  /** Where there is no data: no line goes over it, however slow its source is. */
+  bands: readonly Band[];
   from: number;
   to: number;
 };
@@ -77,9 +79,14 @@ export class Plot {
   }
 
   /** Draws these columns within this range of time. */
-  update({ times, columns, from, to }: PlotData): void {
+  update({ times, columns, bands, from, to }: PlotData): void {
     const { stacked, heat } = this.#shape;
-    const paced = columns.map((column) => bridge(column, stacked || heat ? 'before' : 'nothing'));
+    const lost = bands.filter((band) => !band.healed && band.from < to && band.to > from);
+    const isLost = (index: number) => {
+      const time = times[index] as number;
+      return lost.some((band) => band.from <= time && time < band.to);
+    };
+    const paced = columns.map((column) => bridge(column, stacked || heat ? 'before' : 'nothing', isLost));
     const drawn = stacked ? stack(paced as (number | null)[][], times.length).reverse() : paced;
     this.#plot.batch(() => {
       this.#plot.setData([times, ...drawn] as unknown as uPlot.AlignedData, false);

@@ -155,10 +155,14 @@ export function paceOf(values: readonly (number | null)[]): number {
   return 1;
 }
 
-/** The values with nothing to be drawn, not even a gap, where the pace leaves a step out; or with the value before. */
+/**
+ * The values with nothing to be drawn, not even a gap, where the pace leaves a step out; or with the value before.
+ * @param isLost whether nothing is known of a step: there a gap stays one
+ */
 export function bridge(
   values: readonly (number | null)[],
   filler: 'nothing' | 'before',
+  isLost: (index: number) => boolean = () => false,
 ): readonly (number | null | undefined)[] {
   const pace = paceOf(values);
   if (pace <= 1) return values;
@@ -168,7 +172,8 @@ export function bridge(
   for (let index = 0; index < values.length; index++) {
     if (values[index] === null) continue;
     if (before >= 0 && index - before <= most)
-      bridged.fill(filler === 'nothing' ? undefined : values[before], before + 1, index);
+      for (let between = before + 1; between < index; between++)
+        if (!isLost(between)) bridged[between] = filler === 'nothing' ? undefined : values[before];
     before = index;
   }
   return bridged;
