@@ -30,3 +30,6 @@ export const titleOf = (text: string): string => {
   const whole = visible(text);
   return whole.length > titleMost ? `${whole.slice(0, titleMost)}…` : whole;
 };
+
+/** Whether a text begins with a word, which may get a capital letter: a path keeps its own. */
+export const startsWithWord = (text: string): boolean => /^\p{L}/u.test(text);
