@@ -53,6 +53,8 @@ const fleet = [
 const intervalMs = 5 * second;
 const historyMs = 16 * 60 * second;
 const offlineMs = 4 * 60 * second;
+/** A host whose agent did not run for some time: from and to, since the begin. */
+const outage = { host: 'cedar', from: 8 * 60 * second, to: 9 * 60 * second };
 const recordedFrames = 120;
 const echoPort = 7000;
 
@@ -77,6 +79,8 @@ async function take(): Promise<void> {
       const context = await browser.newContext({ viewport: desktop, colorScheme });
       const page = await context.newPage();
       await overview(page, stack, `overview-${colorScheme}.png`);
+      // The past was made at once, and so too late: it is shown as it would be had it been told in its time.
+      await stack.questdb.query('UPDATE frame SET received = ts');
       await host(page, stack, `host-${colorScheme}.png`);
       if (colorScheme === 'dark') {
         await page.setViewportSize(phone);
@@ -174,9 +178,11 @@ async function play(stack: Stack, recorded: readonly Frame[], signal: AbortSigna
     if (time > Date.now()) await pause(time - Date.now());
     await Promise.all(
       fleet.map(async ({ host }, index) => {
-        if (index === fleet.length - 1 && time > start + historyMs - offlineMs) return;
+        const since = time - start;
+        if (index === fleet.length - 1 && since > historyMs - offlineMs) return;
+        if (host === outage.host && since >= outage.from && since < outage.to) return;
         const frame = recorded[(step + index * 29) % recorded.length] as Frame;
-        const session = sessionOf(host);
+        const session = sessionOf(host === outage.host && since >= outage.to ? `${host}, again` : host);
         const shifted = { ...frame, session, sequence: step + 1, time_us: time * 1000, interval_ms: intervalMs };
         await log.publish(subject({ tenant: 'default', kind: 'frame', host }), encodeFrame(shifted), {
           msgID: messageId(session, step + 1),
