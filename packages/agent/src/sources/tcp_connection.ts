@@ -8,7 +8,14 @@ import type { Context, Source } from '#source.ts';
 /** The kernel writes a line for each connection, and looks through a table of all that could be. */
 const every_ms = 10_000;
 
-/** The share of one core that counting may take: after a long count it pauses so much longer. */
+/**
+ * The share of one core that counting takes: the kernel looks through a table that grows with the machine's memory, 5 ms for half a
+ * million places, however few connections there are. Those that stand, wait or have lost their program are in each frame anyway.
+ */
+const coreShare = 1 / 4000;
+
+/** A minute is the longest pause, as long as counting takes less than this share. */
+const pause_ms = 60_000;
 const coreShareMax = 0.01;
 
 /** With more connections than this they are not counted by state: it would take a second or more. */
@@ -97,6 +104,7 @@ export function tcpConnection({ roots, clock }: Context): Source {
     async sample(): Promise<Tables> {
       const begin_ms = clock.monotonic_ms();
       if (begin_ms < countAgainAt_ms) return {};
+      const before = process.cpuUsage();
       const counter = new ConnectionCounter();
       await countFile(paths[0], counter, buffer);
       try {
@@ -105,8 +113,9 @@ export function tcpConnection({ roots, clock }: Context): Source {
         // Without IPv6 there is no such file.
         if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
       }
-      const end_ms = clock.monotonic_ms();
-      countAgainAt_ms = end_ms + (end_ms - begin_ms) / coreShareMax;
+      const { user, system } = process.cpuUsage(before);
+      const took_ms = (user + system) / 1000;
+      countAgainAt_ms = begin_ms + Math.max(Math.min(took_ms / coreShare, pause_ms), took_ms / coreShareMax);
       tooMany = counter.connections > connectionsMax;
       return tooMany ? {} : { tcp_connection: connectionTable(counter.counts) };
     },
