@@ -135,7 +135,8 @@ export function readOnce(path: string): string {
     return '';
   }
   try {
-    const length = readAll(descriptor, path);
+    const first = readSync(descriptor, buffer, 0, buffer.length, 0);
+    const length = first <= wholeBytesMax ? first : readAll(descriptor, path, first);
     return buffer.toString('utf8', 0, length);
   } catch {
     // Attributes of a device answer with an error where they have no meaning (the speed of a link that is down).

@@ -30,6 +30,9 @@ const every_ms = 5000;
  */
 const scansPerIoRound = 12;
 
+/** What its status says is asked again when it has used CPU time or its memory has changed, and in turns: it can't have done much else. */
+const scansPerStatusRound = 12;
+
 /** Whether a process is still who it was is asked in turns, too: a changed name or program is seen at once. */
 const scansPerIdentityRound = 64;
 
@@ -57,9 +60,11 @@ const states = {
   unknown: 'KW',
 } as const;
 const stateNames = Object.keys(states);
-const stateOfCode = new Map(
-  Object.entries(states).flatMap(([name, letters]) => Array.from(letters, (letter) => [letter.charCodeAt(0), name])),
-);
+/** For each code of a letter the place of its state among the names. */
+const placeOfCode = new Uint8Array(256).fill(stateNames.indexOf('unknown'));
+for (const [place, letters] of Object.values(states).entries())
+  for (const letter of letters) placeOfCode[letter.charCodeAt(0)] = place;
+const stateOf = (code: number): string => stateNames[placeOfCode[code]!]!;
 
 /** A process as it was seen last. */
 class Seen {
@@ -106,6 +111,10 @@ class Seen {
   /** As what its start was recorded, or would have been had the agent run then: as that its stop will be. */
   recorded: ProcessIdentity | undefined;
   hasEnded = false;
+  /** What its file status said, and its CPU time and memory then. */
+  status: Status | undefined;
+  statusTicks = Number.NaN;
+  statusPages = Number.NaN;
   /** Its file stat, kept open. */
   descriptor: number | undefined;
 
@@ -123,6 +132,15 @@ class Seen {
     return this.reads + this.writes;
   }
 }
+
+/** Of /proc/<pid>/status, and the number of its descriptors. */
+type Status = {
+  uid: string;
+  resident_bytes: number;
+  anonymous_bytes: number;
+  swap_bytes: number;
+  descriptors: number;
+};
 
 /** Processes: those that use most, how many are in which state, what each class uses, and when they start and stop. */
 export function process(context: Context): Source {
@@ -505,7 +523,7 @@ class Scanner {
 
   #readIo(seen: Seen): void {
     if (seen.ioScan === this.#scan || seen.hasEnded) return;
-    if (this.#ioMayHang && stateOfCode.get(seen.state) === 'disk_sleep') return;
+    if (this.#ioMayHang && stateOf(seen.state) === 'disk_sleep') return;
     const text = readUnlessDenied(`${this.#proc}/${seen.pid}/io`);
     const now_ms = this.#context.clock.monotonic_ms();
     seen.mayReadIo = text !== undefined;
@@ -554,32 +572,50 @@ class Scanner {
   #addRow(table: Process, seen: Seen): void {
     if (seen.isKernelThread) seen.identity = this.#context.processes.identity(seen.pid) ?? seen.identity;
     const { identity } = seen;
-    const status = readOnce(`${this.#proc}/${seen.pid}/status`);
-    // Of the numbers behind it the second is the one whose rights count.
-    const uid = /^Uid:\s+\d+\s+(\d+)/m.exec(status)?.[1] ?? '';
+    const { uid, resident_bytes, anonymous_bytes, swap_bytes, descriptors } = this.#status(seen);
     const isIoRead = seen.ioScan === this.#scan;
-    const resident = numberAfter(status, 'VmRSS:') * 1024;
     table.pid.push(String(seen.pid));
     table.name.push(identity.name);
     table.class.push(identity.class);
     table.container.push(identity.container);
     table.user.push(identity.container === '' ? this.#users.name(uid) : uid);
-    table.state.push(stateOfCode.get(seen.state) ?? 'unknown');
+    table.state.push(stateOf(seen.state));
     table.parent_pid.push(String(seen.parent));
     table.command.push(identity.command ?? '');
     table.cpu_percent.push(seen.cpu);
     table.cpu_user_percent.push(seen.cpuUser);
     table.cpu_system_percent.push(seen.cpuSystem);
     table.cpu_time_seconds.push((seen.userTicks + seen.systemTicks) / ticksPerSecond);
-    table.resident_memory_bytes.push(Number.isNaN(resident) ? seen.residentPages * this.#pageBytes : resident);
-    table.anonymous_memory_bytes.push(numberAfter(status, 'RssAnon:') * 1024);
-    table.swap_bytes.push(numberAfter(status, 'VmSwap:') * 1024);
+    table.resident_memory_bytes.push(
+      Number.isNaN(resident_bytes) ? seen.residentPages * this.#pageBytes : resident_bytes,
+    );
+    table.anonymous_memory_bytes.push(anonymous_bytes);
+    table.swap_bytes.push(swap_bytes);
     table.threads_count.push(seen.threads);
-    table.file_descriptors_count.push(this.#descriptors(seen.pid, numberAfter(status, 'FDSize:')));
+    table.file_descriptors_count.push(descriptors);
     table.read_bytes_per_second.push(isIoRead ? seen.reads : Number.NaN);
     table.write_bytes_per_second.push(isIoRead ? seen.writes : Number.NaN);
     table.major_faults_per_second.push(seen.faults);
     table.start_time_seconds.push(seen.startTime_s);
+  }
+
+  #status(seen: Seen): Status {
+    const ticks = seen.userTicks + seen.systemTicks;
+    const isTurn = (this.#scan + seen.pid) % scansPerStatusRound === 0;
+    if (seen.status && !isTurn && seen.statusTicks === ticks && seen.statusPages === seen.residentPages)
+      return seen.status;
+    const text = readOnce(`${this.#proc}/${seen.pid}/status`);
+    seen.statusTicks = ticks;
+    seen.statusPages = seen.residentPages;
+    seen.status = {
+      // Of the numbers behind it the second is the one whose rights count.
+      uid: /^Uid:\s+\d+\s+(\d+)/m.exec(text)?.[1] ?? '',
+      resident_bytes: numberAfter(text, 'VmRSS:') * 1024,
+      anonymous_bytes: numberAfter(text, 'RssAnon:') * 1024,
+      swap_bytes: numberAfter(text, 'VmSwap:') * 1024,
+      descriptors: this.#descriptors(seen.pid, numberAfter(text, 'FDSize:')),
+    };
+    return seen.status;
   }
 
   /** Since Linux 6.2 the folder's size is their number; before, they are counted where they are not too many. */
@@ -595,29 +631,20 @@ class Scanner {
   }
 
   #stateTable(now: readonly Seen[]): ProcessState {
-    const processes = new Uint32Array(256);
-    const kernelThreads = new Uint32Array(256);
+    const table: ProcessState = {
+      state: [...stateNames],
+      processes_count: stateNames.map(() => 0),
+      kernel_threads_count: stateNames.map(() => 0),
+    };
     this.#kernelThreads = 0;
     for (const { state, isKernelThread } of now) {
-      processes[state]!++;
+      const place = placeOfCode[state]!;
+      table.processes_count[place]!++;
       if (!isKernelThread) continue;
-      kernelThreads[state]!++;
+      table.kernel_threads_count[place]!++;
       this.#kernelThreads++;
     }
-    const byState = (counts: Uint32Array): number[] => {
-      const sums = new Map(stateNames.map((state) => [state, 0]));
-      for (const [code, count] of counts.entries()) {
-        if (count === 0) continue;
-        const state = stateOfCode.get(code) ?? 'unknown';
-        sums.set(state, (sums.get(state) ?? 0) + count);
-      }
-      return [...sums.values()];
-    };
-    return {
-      state: [...stateNames],
-      processes_count: byState(processes),
-      kernel_threads_count: byState(kernelThreads),
-    };
+    return table;
   }
 
   /** A row for each class that has been seen: one that has no processes any more has 0, not a gap. */
