@@ -11,6 +11,7 @@ export function singleRow<T extends { [K in keyof T]: number[] }>(values: { [K i
 export function emptyTable<N extends TableName>(name: N): Required<Tables>[N] {
   const table = tableNamed(name);
   const columns: Record<string, unknown[]> = {};
-  if (table) for (const column of columnNames(table)) columns[column] = [];
+  const names = table ? columnNames(table) : [];
+  for (let place = 0; place < names.length; place++) columns[names[place]!] = [];
   return columns as unknown as Required<Tables>[N];
 }

@@ -9,7 +9,7 @@ export class SnmpLines {
   readonly #protocol: string;
   readonly #names: readonly string[];
   #heading = '';
-  /** For each column, the place in the answer of its value, or -1. */
+  /** For each column up to the last that is wanted, the place in the answer of its value, or -1. */
   #columns: number[] = [];
 
   /** `protocol` with its colon, as the lines begin; the names in the order of the answer. */
@@ -29,16 +29,19 @@ export class SnmpLines {
     const heading = text.slice(start, cursor.position);
     if (heading !== this.#heading) {
       this.#heading = heading;
-      this.#columns = heading
+      const columns = heading
         .trimEnd()
         .split(' ')
         .slice(1)
         .map((name) => this.#names.indexOf(name));
+      this.#columns = columns.slice(0, columns.findLastIndex((place) => place >= 0) + 1);
     }
     if (cursor.word() !== this.#protocol) return values;
-    for (const place of this.#columns)
+    for (let column = 0; column < this.#columns.length; column++) {
+      const place = this.#columns[column]!;
       if (place < 0) cursor.skip(1);
       else values[place] = cursor.number();
+    }
     return values;
   }
 }

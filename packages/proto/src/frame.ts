@@ -59,11 +59,14 @@ export function encodeFrame(frame: Frame): Uint8Array {
   const { session, sequence, time_us, interval_ms } = frame;
   const writer = type.encode({ session: fromHex(session), sequence, time_us, interval_ms });
   const tables = frame.tables as Record<string, Columns | undefined>;
-  for (const { name, tag, columns } of layouts) {
+  // By place: what iterates makes an object for each step, and these are hundreds of steps in each tick of an agent.
+  for (let place = 0; place < layouts.length; place++) {
+    const { name, tag, columns } = layouts[place]!;
     const table = tables[name];
     if (!table) continue;
     let isBegun = false;
-    for (const column of columns) {
+    for (let at = 0; at < columns.length; at++) {
+      const column = columns[at]!;
       const values = table[column.name];
       if (!values || !hasValue(values)) continue;
       if (!isBegun) writer.uint32(tag).fork();
@@ -167,7 +170,9 @@ export function decodeTable({ table, bytes }: TableSlice): Columns {
  */
 export function rowCount(table: Table, columns: Columns): number {
   let rows = 0;
-  for (const name of columnNames(table)) {
+  const names = columnNames(table);
+  for (let place = 0; place < names.length; place++) {
+    const name = names[place]!;
     const length = columns[name]?.length ?? 0;
     if (length === 0) continue;
     if (rows > 0 && length !== rows)

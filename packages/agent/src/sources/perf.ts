@@ -426,10 +426,15 @@ export function perf(
   let counting: Counting | undefined;
   let can: Countable | undefined;
   let hasUnit = false;
+  let said: { can?: Countable; newest: readonly PerfLine[]; sentences: string[] } = { newest: [], sentences: [] };
   let processors = '';
   let events = '';
   let start: ((isStuckInGroups: boolean) => void) | undefined;
   const online = (): string => readOnce(join(roots.sys, 'devices/system/cpu/online'));
+  const beginAgain = async (isStuckInGroups: boolean): Promise<void> => {
+    await counting?.stop();
+    start?.(isStuckInGroups);
+  };
 
   return {
     name: 'perf',
@@ -454,7 +459,7 @@ export function perf(
       };
       start(false);
     },
-    async sample(): Promise<Tables> {
+    sample(): Tables | Promise<Tables> {
       if (!counting) throw new Error('perf is not running');
       if (counting.failure !== undefined) throw new Error(counting.failure);
       const silent_ms = clock.monotonic_ms() - counting.heard_ms;
@@ -464,17 +469,20 @@ export function perf(
       if (!counted) return {};
       // It counts the processors that were there when it began.
       const isStuckInGroups = events.includes('{') && isStuck(counting.intervals.newest);
-      if (isStuckInGroups || online() !== processors) {
-        await counting.stop();
-        start?.(isStuckInGroups);
-      }
-      return { perf: perfRow(counted) };
+      const rows = { perf: perfRow(counted) };
+      return isStuckInGroups || online() !== processors ? beginAgain(isStuckInGroups).then(() => rows) : rows;
     },
     async close() {
       await counting?.stop();
       counting = undefined;
     },
-    limitations: () => (can ? absences(can, counting?.intervals.newest ?? [], hasUnit) : []),
+    limitations() {
+      const newest = counting?.intervals.newest ?? [];
+      // They are asked for at every tick, and there are new numbers once in ten.
+      if (can && (said.can !== can || said.newest !== newest))
+        said = { can, newest, sentences: absences(can, newest, hasUnit) };
+      return can ? said.sentences : [];
+    },
   };
 }
 
