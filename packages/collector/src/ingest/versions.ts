@@ -9,7 +9,8 @@ type Owner = { tenant: string; host: string };
 /**
  * Remembers of rows that have a time of their own from which frame the newest version came. A frame from a spool comes after those
  * that were sent live meanwhile, and one that is delivered again after those behind it: its versions are the older ones then, and
- * would replace what the store has.
+ * would replace what the store has. Only what this collector has read is known: where several share the work of a store, the versions
+ * of one row may come through two of them.
  */
 export class Versions {
   readonly #rowsMax: number;
