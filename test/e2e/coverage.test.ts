@@ -243,7 +243,7 @@ async function placeOf(chart: Locator, { begin, end }: Stretch) {
   const over = await chart.locator('.u-over').boundingBox();
   if (!over) throw new Error('The chart is not shown.');
   const x = (time: number) => over.x + ((time - from) / (to - from)) * over.width;
-  return { left: x(begin), right: x(end), height: over.height };
+  return { left: x(begin), right: x(end), bottom: over.y + over.height };
 }
 
 /** What is drawn over exactly this stretch of time. */
@@ -265,12 +265,12 @@ async function bandOver(chart: Locator, stretch: Stretch, selector: string) {
 /** In how much of a stretch of time, but for its edges, the chart has a colour, 0 to 1. Axes and grid are grey. */
 async function painted(chart: Locator, stretch: Stretch): Promise<number> {
   const place = await placeOf(chart, stretch);
-  return await chart.locator('canvas').evaluate((canvas, { left, right, height }) => {
+  return await chart.locator('canvas').evaluate((canvas, { left, right, bottom }) => {
     const box = canvas.getBoundingClientRect();
     const scale: number = canvas.width / box.width;
     const first = Math.round((left - box.x) * scale) + 2;
     const width = Math.round((right - box.x) * scale) - 2 - first;
-    const plot = canvas.getContext('2d').getImageData(first, 0, width, Math.round(height * scale));
+    const plot = canvas.getContext('2d').getImageData(first, 0, width, Math.round((bottom - box.y) * scale));
     const data: Uint8ClampedArray = plot.data;
     const colored = new Set<number>();
     for (let at = 0; at < data.length; at += 4) {
