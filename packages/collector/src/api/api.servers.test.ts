@@ -433,7 +433,7 @@ describe('series', () => {
       ['7m', 'sum'],
     ] as const) {
       const http = await series(
-        `table=cpu&field=used_percent,user_percent&host=web-1&label.core=total&label.core=0&${hourRange}&step=${step}&agg=${aggregation}`,
+        `table=cpu&field=used_percent,user_percent&host=web-1&label.core=total&label.core=0&${hourRange}&step=${step}${aggregation && `&agg=${aggregation}`}`,
       );
       const answer = await new Promise<Series>((resolve, reject) =>
         stack.grpc.Series(

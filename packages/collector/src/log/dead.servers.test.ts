@@ -154,6 +154,7 @@ test('pages continue where the one before ended', async () => {
 });
 
 test('a bad question is answered with what is wrong', async () => {
+  expect(await refused('?reason=&host=web-1')).toMatch(/^400 bad_value/);
   expect(await refused('?reason=bad')).toMatch(/^400 bad_value: .*undecodable, unnamed, future, expired, refused/);
   expect(await refused('?limit=0')).toMatch(/^400 bad_limit/);
   expect(await refused('?before=-1')).toMatch(/^400 bad_value/);

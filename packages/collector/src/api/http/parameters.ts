@@ -77,10 +77,16 @@ export function parametersReader(schema: TObject): (query: Record<string, string
         throw unknown('unknown_parameter', name, known, { parameter: name });
       else if (Type.IsArray(kind)) parameters[name] = values.flatMap((value) => listed(name, value));
       else if (values.length > 1) throw new ApiError('repeated_parameter', { parameter: name, count: values.length });
-      else parameters[name] = values[0];
+      else parameters[name] = single(name, values[0] ?? '');
     }
     return parameters;
   };
+}
+
+/** @throws ApiError where nothing stands behind the name: it could be taken for what it is when it is absent */
+function single(parameter: string, value: string): string {
+  if (value === '') throw new ApiError('bad_value', { parameter, value, expected: 'a value, or leave it out' });
+  return value;
 }
 
 /** @throws ApiError where nothing stands between two commas: it could be taken for all of them */
