@@ -186,7 +186,7 @@ test('a perf that dies fails the source, which counts again when it is opened ag
   const [cat = expect.fail()] = childrenOf(first);
   process.kill(first, 'SIGKILL');
   await expect
-    .poll(async () => Promise.resolve(source.sample()).then(() => 'rows', String), { timeout: 10_000 })
+    .poll(() => Promise.try(() => source.sample()).then(() => 'rows', String), { timeout: 10_000 })
     .toMatch(/Error: perf has ended \(SIGKILL\)/);
   await source.close();
   await expect.poll(() => [isAlive(first), isAlive(cat)], { timeout: 10_000 }).toEqual([false, false]);
@@ -207,7 +207,7 @@ test('a perf that stops talking fails the source', async () => {
   await nextRow(source);
   process.kill(pid, 'SIGSTOP');
   await expect
-    .poll(async () => Promise.resolve(source.sample()).then(() => 'rows', String), { timeout: 20_000 })
+    .poll(() => Promise.try(() => source.sample()).then(() => 'rows', String), { timeout: 20_000 })
     .toMatch(/perf has said nothing for \d+ s/);
   // It does not hear SIGTERM in this state.
   await source.close();
