@@ -114,8 +114,8 @@ export class Stack implements AsyncDisposable {
 
   collectorFlags(natsUrl = this.nats.url): string[] {
     return [
-      ...storeFlags(natsUrl, this.questdb),
-      ...flags({ 'http-port': this.#httpPort, 'grpc-port': this.#grpcPort }),
+      ...this.questdb.flags,
+      ...flags({ 'nats-url': natsUrl, 'http-port': this.#httpPort, 'grpc-port': this.#grpcPort }),
     ];
   }
 
@@ -151,20 +151,6 @@ export class Stack implements AsyncDisposable {
     await this.nats[Symbol.asyncDispose]();
     await rm(this.folder, { recursive: true, force: true });
   }
-}
-
-/** What a collector is told of its log and its store. */
-export function storeFlags(natsUrl: string, questdb: Questdb): string[] {
-  return flags({
-    'nats-url': natsUrl,
-    'questdb-http-url': questdb.httpUrl,
-    'questdb-pg-host': questdb.pgHost,
-    'questdb-pg-port': questdb.pgPort,
-    'questdb-user': questdb.user,
-    'questdb-password': questdb.password,
-    'questdb-read-user': questdb.readUser,
-    'questdb-read-password': questdb.readPassword,
-  });
 }
 
 /** Starts a program of ours by a command that starts another: `ip netns exec NAME`; by none as it is. */

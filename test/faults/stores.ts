@@ -2,7 +2,7 @@
 import { catalog } from '@fleetreel/proto';
 import { freePort, type Program, startProgram } from '../servers/program.ts';
 import { type Questdb, startQuestdb } from '../servers/questdb.ts';
-import { eventually, programs, storeFlags } from '../stack.ts';
+import { eventually, programs } from '../stack.ts';
 
 /** A collector as a program, and what it says of itself. */
 export class Collector implements AsyncDisposable {
@@ -57,7 +57,7 @@ export class Store implements AsyncDisposable {
 
   /** Flags of a collector that fills it from this log. */
   flags(url: string): string[] {
-    return [...storeFlags(url, this.questdb), '--store', this.name];
+    return ['--nats-url', url, ...this.questdb.flags, '--store', this.name];
   }
 
   async count(table = 'frame'): Promise<number> {

@@ -38,6 +38,20 @@ export class Questdb implements AsyncDisposable {
     return this.#child.pid;
   }
 
+  /** What a collector is told of it. */
+  get flags(): string[] {
+    const given = {
+      'http-url': this.httpUrl,
+      'pg-host': this.pgHost,
+      'pg-port': this.pgPort,
+      user: this.user,
+      password: this.password,
+      'read-user': this.readUser,
+      'read-password': this.readPassword,
+    };
+    return Object.entries(given).flatMap(([name, value]) => [`--questdb-${name}`, String(value)]);
+  }
+
   /** Runs one statement as the writing user. */
   async query(sql: string): Promise<{ columns: string[]; rows: unknown[][] }> {
     return await query(this, sql);

@@ -519,18 +519,8 @@ describe('a part is killed while 20 hosts report', () => {
 
   beforeEach(async () => {
     const port = await freePort();
-    flags = Object.entries({
-      'nats-url': nats.url,
-      'questdb-http-url': questdb.httpUrl,
-      'questdb-pg-port': questdb.pgPort,
-      'questdb-user': questdb.user,
-      'questdb-password': questdb.password,
-      'questdb-read-user': questdb.readUser,
-      'questdb-read-password': questdb.readPassword,
-      'http-port': port,
-      'grpc-port': 0,
-      store: 'killed',
-    }).flatMap(([name, value]) => [`--${name}`, `${value}`]);
+    const own = ['--http-port', `${port}`, '--grpc-port', '0', '--store', 'killed'];
+    flags = ['--nats-url', nats.url, ...questdb.flags, ...own];
     await start();
     await eventually('readiness', async () =>
       (await fetch(`http://127.0.0.1:${port}/readyz`)).status === 200 ? true : undefined,

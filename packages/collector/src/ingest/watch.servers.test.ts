@@ -67,18 +67,8 @@ test('what the log lost while no collector ran is told', { timeout: 180_000 }, a
   closing.use(nats);
   closing.use(questdb);
   const [http, grpc] = [await freePort(), await freePort()];
-  const flags = Object.entries({
-    'nats-url': nats.url,
-    'questdb-http-url': questdb.httpUrl,
-    'questdb-pg-port': questdb.pgPort,
-    'questdb-user': questdb.user,
-    'questdb-password': questdb.password,
-    'questdb-read-user': questdb.readUser,
-    'questdb-read-password': questdb.readPassword,
-    'http-port': http,
-    'grpc-port': grpc,
-    'log-bytes': log_bytes,
-  }).flatMap(([name, value]) => [`--${name}`, `${value}`]);
+  const own = ['--http-port', `${http}`, '--grpc-port', `${grpc}`, '--log-bytes', `${log_bytes}`];
+  const flags = ['--nats-url', nats.url, ...questdb.flags, ...own];
   const collect = async () => {
     const collector = await startProgram('packages/collector/src/main.ts', ['run', ...flags]);
     closing.use(collector);
