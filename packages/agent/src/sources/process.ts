@@ -111,10 +111,8 @@ class Seen {
   /** As what its start was recorded, or would have been had the agent run then: as that its stop will be. */
   recorded: ProcessIdentity | undefined;
   hasEnded = false;
-  /** What its file status said, and its CPU time and memory then. */
+  /** What its file status said last. */
   status: Status | undefined;
-  statusTicks = Number.NaN;
-  statusPages = Number.NaN;
   /** Its file stat, kept open. */
   descriptor: number | undefined;
 
@@ -133,8 +131,10 @@ class Seen {
   }
 }
 
-/** Of /proc/<pid>/status, and the number of its descriptors. */
+/** Of /proc/<pid>/status, and the number of its descriptors; with its CPU time and memory when they were read. */
 type Status = {
+  ticks: number;
+  pages: number;
   uid: string;
   resident_bytes: number;
   anonymous_bytes: number;
@@ -602,12 +602,12 @@ class Scanner {
   #status(seen: Seen): Status {
     const ticks = seen.userTicks + seen.systemTicks;
     const isTurn = (this.#scan + seen.pid) % scansPerStatusRound === 0;
-    if (seen.status && !isTurn && seen.statusTicks === ticks && seen.statusPages === seen.residentPages)
-      return seen.status;
+    const { status: before, residentPages: pages } = seen;
+    if (before && !isTurn && before.ticks === ticks && before.pages === pages) return before;
     const text = readOnce(`${this.#proc}/${seen.pid}/status`);
-    seen.statusTicks = ticks;
-    seen.statusPages = seen.residentPages;
     seen.status = {
+      ticks,
+      pages,
       // Of the numbers behind it the second is the one whose rights count.
       uid: /^Uid:\s+\d+\s+(\d+)/m.exec(text)?.[1] ?? '',
       resident_bytes: numberAfter(text, 'VmRSS:') * 1024,
