@@ -93,7 +93,10 @@ test('tokens, times and a session: the proxy counts what the server counts, and 
     answers.filter((answer) => answer.includes('"finish_reason":"length"') || answer.includes('"stop":true')),
   ).toHaveLength(25);
   expect((await counted('llamacpp:tokens_predicted_total')) - before).toBe(forwarded);
-  expect(await measured()).toEqual({ running: 0, ok: 25, failed: 0, generated: forwarded, firstTokens: 25 });
+  // A model of random weights may make some tokens that have no text: where all of an answer's do, nothing has come first.
+  const withText = answers.filter((answer) => /"content":"[^"]/.test(answer)).length;
+  expect(withText).toBeGreaterThan(15);
+  expect(await measured()).toEqual({ running: 0, ok: 25, failed: 0, generated: forwarded, firstTokens: withText });
 
   // What does not come through the proxy is in the server's own counts alone.
   await ask(server.address, 30, 31);
