@@ -43,6 +43,12 @@ export const lossRowsMax = 64;
 /** How long an acknowledgement is waited for before the frame is sent again. */
 export const acknowledgeMilliseconds = 5000;
 
+/**
+ * The same for the one frame that finds out when the log takes frames again, doubled each time up to the other: a cluster drops
+ * what comes while it elects a leader, and nobody answers for it afterwards.
+ */
+export const probeMilliseconds = 1000;
+
 /** How long a server has to answer when the agent connects. */
 export const connectMilliseconds = 5000;
 
@@ -232,6 +238,7 @@ export const engineEventBytesMax = 1024 * 1024;
 export const engineContainersMax = 10_000;
 
 assert(keepAcknowledgedMilliseconds > 1000, 'a frame is kept longer than the log takes to sync');
+assert(probeMilliseconds < acknowledgeMilliseconds);
 assert(overdueMilliseconds < acknowledgeMilliseconds, 'a frame is on disk before it is given up to be sent again');
 assert(drainAnswerMilliseconds.slow < acknowledgeMilliseconds);
 assert(graphicsMilliseconds < describeAnswerMilliseconds, 'a description comes without what hangs');

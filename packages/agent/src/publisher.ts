@@ -11,6 +11,7 @@ import {
   drainBytesPerSecond,
   keepAcknowledgedMilliseconds,
   overdueMilliseconds,
+  probeMilliseconds,
   publishAgainMilliseconds,
   publishWindowFrames,
   segmentQuietMilliseconds,
@@ -57,6 +58,7 @@ export class Publisher {
   #connected = false;
   #failing = false;
   #pause_ms: number = publishAgainMilliseconds.min;
+  #probe_ms: number = probeMilliseconds;
   #pausing = false;
   #spooling = false;
   #watching = false;
@@ -204,9 +206,11 @@ export class Publisher {
     const { session, clock, telemetry } = this.#options;
     void this.#watch();
     const begin_ms = clock.monotonic_ms();
+    const timeout = this.#failing ? this.#probe_ms : acknowledgeMilliseconds;
     let failure: unknown;
     try {
-      await client.publish(this.#subjects.frame, frame.bytes, { msgID: messageId(session, frame.sequence) });
+      const msgID = messageId(session, frame.sequence);
+      await client.publish(this.#subjects.frame, frame.bytes, { msgID, timeout });
     } catch (cause) {
       failure = cause;
     }
@@ -230,6 +234,7 @@ export class Publisher {
   /** The log has taken what was sent at this time: it lived then, and has synced what it had acknowledged some seconds before. */
   #answered(begin_ms: number): void {
     this.#pause_ms = publishAgainMilliseconds.min;
+    this.#probe_ms = probeMilliseconds;
     this.#queue.forget(begin_ms - keepAcknowledgedMilliseconds);
     this.#spool.forget(begin_ms - keepAcknowledgedMilliseconds);
     if (this.#failing) {
@@ -248,13 +253,15 @@ export class Publisher {
   /** No stream yet, no leader, a timeout: one pause for all that failed together, longer each time. */
   async #afterFailure(cause: unknown): Promise<void> {
     const { clock, telemetry } = this.#options;
-    if (!this.#failing) {
+    const isFirst = !this.#failing;
+    if (isFirst) {
       this.#failing = true;
       telemetry.publishFailed(whyNotTaken(cause), this.#queue.waiting.frames);
     }
     this.#spoolAll();
     if (this.#pausing || this.#stopping.signal.aborted) return;
     this.#pausing = true;
+    if (!isFirst) this.#probe_ms = Math.min(this.#probe_ms * 2, acknowledgeMilliseconds);
     await clock.sleep(this.#pause_ms, this.#stopping.signal).catch(() => undefined);
     this.#pause_ms = Math.min(this.#pause_ms * 2, publishAgainMilliseconds.max);
     this.#pausing = false;
