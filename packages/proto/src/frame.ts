@@ -49,6 +49,9 @@ const layouts: readonly Layout[] = catalog
       .map((column) => ({ name: column.name, tag: tagOf(column.id), isLabel: column.type === 'string' })),
   }));
 
+/** What writes frames, when none is being written: what it writes into has grown to their size, and is no garbage of each. */
+let idleWriter: protobuf.Writer | undefined;
+
 /**
  * The wire form of a frame. A column without any value is left out, and a table without rows.
  *
@@ -57,7 +60,10 @@ const layouts: readonly Layout[] = catalog
  */
 export function encodeFrame(frame: Frame): Uint8Array {
   const { session, sequence, time_us, interval_ms } = frame;
-  const writer = type.encode({ session: fromHex(session), sequence, time_us, interval_ms });
+  const writer = idleWriter ?? protobuf.Writer.create();
+  // One that fails in the middle is not used again.
+  idleWriter = undefined;
+  type.encode({ session: fromHex(session), sequence, time_us, interval_ms }, writer);
   const tables = frame.tables as Record<string, Columns | undefined>;
   // By place: what iterates makes an object for each step, and these are hundreds of steps in each tick of an agent.
   for (let place = 0; place < layouts.length; place++) {
@@ -76,7 +82,10 @@ export function encodeFrame(frame: Frame): Uint8Array {
     }
     if (isBegun) writer.ldelim();
   }
-  return writer.finish();
+  // Memory of its own: part of a pool would keep all of the pool for as long as the frame is kept.
+  const bytes = new Uint8Array(writer.finish(true));
+  if (bytes.length <= frameBytesMax) idleWriter = writer.reset();
+  return bytes;
 }
 
 /** Whether there is anything in a column but absent values. */
