@@ -92,7 +92,10 @@ export const eventsWaitingMax = 5000;
 export const eventBytesPerFrameMax = 128 * 1024;
 
 /** When the agent gives back memory that it does not need: once every source was read several times, and what is seldom was. */
-export const releasePagesMilliseconds = { first: 60_000, again: 3_600_000 } as const;
+export const releasePagesMilliseconds = { first: 60_000, again: 600_000 } as const;
+
+/** How long functions that turn out to be hot are compiled. */
+export const compileMilliseconds = 600_000;
 
 /** How often the host description is looked at for changes. */
 export const describeMilliseconds = 3_600_000;

@@ -14,6 +14,7 @@ import type { Clock } from '#clock.ts';
 import type { Settings } from '#config.ts';
 import { connectLog } from '#connect.ts';
 import type { Events } from '#events.ts';
+import { stopCompiling } from '#handover.ts';
 import { addresses, describe, type Identity } from '#host.ts';
 import {
   acknowledgeMilliseconds,
@@ -105,6 +106,7 @@ export async function run(options: RunOptions): Promise<number> {
     sequence = 0;
   });
 
+  void stopCompiling(clock, signal);
   releasePages(clock, signal).catch((cause: unknown) => telemetry.failed('what is not needed stays in memory', cause));
 
   let lost: string | undefined;
