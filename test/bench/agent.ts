@@ -89,6 +89,15 @@ export async function cost({ frames, tick_ms }: AgentRun, seconds: number): Prom
     },
     {
       id: 'P1',
+      name: 'agent: values kept current',
+      unit: 'values',
+      value: countValues(newest(frames)),
+      yardstick: { what: 'node_exporter, samples per scrape', value: exporter.samples },
+      method:
+        'the newest rows of every table: what is sampled every 5 s or more seldom is in some frames only, a scrape reads it each time',
+    },
+    {
+      id: 'P1',
       name: 'agent: CPU per value',
       unit: 'us',
       value: ownPerValue,
@@ -98,6 +107,12 @@ export async function cost({ frames, tick_ms }: AgentRun, seconds: number): Prom
     },
   ];
 }
+
+/** A frame of the newest tables of all. */
+const newest = (frames: readonly Frame[]): Frame => ({
+  ...(frames.at(-1) as Frame),
+  tables: Object.assign({}, ...frames.map(({ tables }) => tables)),
+});
 
 async function scrapeCost() {
   await using exporter = await NodeExporter.start();
