@@ -3,7 +3,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { type Browser, type BrowserContext, chromium, type Locator, type Page } from 'playwright';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { PublishedHost } from '../frames.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import type { Program } from '../servers/program.ts';
@@ -42,6 +42,14 @@ afterAll(async () => {
   await browser?.close();
   await connection?.close();
   await stack?.[Symbol.asyncDispose]();
+});
+
+// The browser alone does not say why.
+beforeEach(({ onTestFailed }) => {
+  onTestFailed(() => {
+    for (const part of [stack.collector, agent] as (Program | undefined)[])
+      console.log(part?.lines.slice(-10).join('\n') ?? 'not started');
+  });
 });
 
 test('before the first host the overview says how to start one', async () => {
