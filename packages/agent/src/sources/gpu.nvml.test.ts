@@ -8,6 +8,7 @@ import {
   renameSync,
   rmSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { stat } from 'node:fs/promises';
@@ -52,6 +53,7 @@ type State = Record<string, string | number | bigint>;
 class StandIn {
   readonly library: string;
   state: State;
+  #changes = 0;
 
   constructor(state: State, generation = 3) {
     const folder = mkdtempSync(join(built, 'library-'));
@@ -71,6 +73,8 @@ class StandIn {
     const path = `${this.library}.state`;
     const lines = Object.entries(this.state).map(([key, value]) => `${key} ${value}\n`);
     writeFileSync(`${path}.new`, lines.join(''));
+    // The kernel's times are coarse: two changes within some milliseconds would look like one.
+    utimesSync(`${path}.new`, ++this.#changes, this.#changes);
     renameSync(`${path}.new`, path);
   }
 
