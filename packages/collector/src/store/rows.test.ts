@@ -70,6 +70,32 @@ test('what is not available is left out, to the last value', () => {
   );
 });
 
+test('each row has the values of its own frame, whichever columns and values come and go', () => {
+  const buffer = rows();
+  const absent = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  const names = cpu.fields.slice(0, 6).map(({ name }) => name);
+  const wrong: string[] = [];
+  for (let step = 0; step < 4 ** names.length; step++) {
+    // Of each column: not in this frame, there, or there without a value in the first or the second row.
+    const kinds = names.map((_, index) => Math.floor(step / 4 ** index) % 4);
+    const fields: Record<string, number[]> = {};
+    for (const [index, kind] of kinds.entries())
+      if (kind > 0)
+        fields[names[index] as string] = [0, 1].map((row) =>
+          kind === 2 + row ? (absent[(step + index) % absent.length] as number) : step + index + row / 2,
+        );
+    buffer.clear();
+    buffer.add(frame('web', packed(cpu, { core: ['0', '1'] }, fields)));
+    const lines = [0, 1].map((row) => {
+      const there = names.filter((name) => Number.isFinite(fields[name]?.[row]));
+      const values = there.map((name) => `${name}==${value(fields[name]?.[row] as number)}`).join(',');
+      return `cpu,tenant=default,host=web,core=${row}${values && ' '}${values} 1769860800123007t\n`;
+    });
+    if (text(buffer) !== lines.join('') + lastLine) wrong.push(kinds.join(''));
+  }
+  expect(wrong).toEqual([]);
+});
+
 test('an empty label is none', () => {
   const buffer = rows();
   buffer.add(frame('web', packed(filesystem, { mount: ['/'], device: [''] }, { size_bytes: [1] })));

@@ -29,8 +29,26 @@ export type PackedFrame = FrameHeader & {
 };
 
 /** A table's name and those of its columns, as they stand in a line. */
-type Names = { table: Uint8Array; labels: readonly LabelName[]; fields: readonly Uint8Array[]; texts: boolean };
+type Names = {
+  table: Uint8Array;
+  labels: readonly LabelName[];
+  fields: readonly Uint8Array[];
+  texts: boolean;
+  /** The place of the column that is the row's own time; -1: it has the frame's. */
+  time: number;
+  /** Of the columns that the newest frame had: as good as always those of the next. */
+  values: Values;
+};
 type LabelName = { bytes: Uint8Array; index: number; text: boolean };
+
+/** The values of a row that has them all, as they stand in a line, with room for the numbers. */
+type Values = {
+  /** By their places in the catalogue. */
+  columns: readonly number[];
+  bytes: Uint8Array;
+  /** Where in `bytes` the number of each of these columns is. */
+  places: readonly number[];
+};
 
 const names = new Map<Table, Names>(
   catalog.map((table) => {
@@ -51,10 +69,40 @@ const names = new Map<Table, Names>(
         // With the mark of eight binary bytes.
         fields: table.fields.map(({ name }) => Buffer.from(`${name}==\x10`, 'latin1')),
         texts: firstText !== undefined,
+        time: table.fields.findIndex(({ name }) => name === table.rowTime),
+        values: { columns: [], bytes: new Uint8Array(), places: [] },
       },
     ];
   }),
 );
+
+/** The values of a row with the columns that begin somewhere. */
+function valuesOf(known: Names, offsets: readonly number[]): Values {
+  if (!hasColumns(known.values, offsets)) {
+    const columns = known.fields.map((_, index) => index).filter((index) => (offsets[index] as number) >= 0);
+    const parts: Uint8Array[] = [];
+    const places: number[] = [];
+    let length = 0;
+    for (const index of columns) {
+      const name = known.fields[index] as Uint8Array;
+      parts.push(Uint8Array.of(length === 0 ? firstSeparator(known) : comma), name, new Uint8Array(8));
+      places.push(length + 1 + name.length);
+      length += 1 + name.length + 8;
+    }
+    known.values = { columns, bytes: Buffer.concat(parts), places };
+  }
+  return known.values;
+}
+
+function hasColumns({ columns }: Values, offsets: readonly number[]): boolean {
+  let count = 0;
+  for (let index = 0; index < offsets.length; index++)
+    if ((offsets[index] as number) >= 0 && columns[count++] !== index) return false;
+  return count === columns.length;
+}
+
+/** A space before the first value, unless a text was it; a comma before the others. */
+const firstSeparator = ({ texts }: Names): number => (texts ? comma : space);
 const frameName = Buffer.from(frameTable, 'latin1');
 const comma = 0x2c;
 const space = 0x20;
@@ -66,9 +114,10 @@ const endBytes = 24;
 /** What to do with a byte of a label: copy it, put a backslash before it, or read the label as a string. */
 const asItIs = 0;
 const escaped = 1;
+const asAString = 2;
 const meanings = (special: string) =>
   Uint8Array.from({ length: 256 }, (_, byte) => {
-    if (byte === 0 || byte >= 0x80) return 2;
+    if (byte === 0 || byte >= 0x80) return asAString;
     return special.includes(String.fromCharCode(byte)) ? escaped : asItIs;
   });
 const inSymbol = meanings(' ,=\n\r\\');
@@ -162,19 +211,17 @@ export class Rows {
 
   #addTable(packed: PackedTable, who: Uint8Array, end: Uint8Array): void {
     const { table, rowCount, labelBytes, labelPlaces, view: values, offsets } = packed;
-    const { table: name, labels, fields, texts } = names.get(table) as Names;
+    const known = names.get(table) as Names;
+    const { table: name, labels } = known;
     const present = labels.filter(({ index, text }) => text || (labelPlaces[index]?.length ?? 0) > 0);
-    const columns = fields.map((_, index) => index).filter((index) => (offsets[index] as number) >= 0);
-    const times = table.fields.findIndex((field) => field.name === table.rowTime);
-    const timeOffset = times < 0 ? -1 : (offsets[times] as number);
+    const line = valuesOf(known, offsets);
+    const timeOffset = known.time < 0 ? -1 : (offsets[known.time] as number);
     const headBytes = name.length + who.length;
     const fixedBytes =
-      present.reduce((sum, label) => sum + label.bytes.length + 1, headBytes + endBytes) +
-      columns.reduce((sum, index) => sum + (fields[index] as Uint8Array).length + 9, 0);
+      present.reduce((sum, label) => sum + label.bytes.length + 1, headBytes + endBytes) + line.bytes.length;
     // A byte of a label becomes two with its backslash, or three when it has to be replaced.
     this.#reserve(rowCount * fixedBytes + 3 * labelBytes.length);
     const bytes = this.#bytes;
-    const view = this.#view;
     const head = this.#length;
     bytes.set(name, head);
     bytes.set(who, head + name.length);
@@ -183,27 +230,53 @@ export class Rows {
       if (row > 0) bytes.copyWithin(at, head, head + headBytes);
       at += headBytes;
       for (const label of present) at = this.#addLabel(label, labelBytes, labelPlaces[label.index] ?? [], row, at);
-      // A space before the first value, unless a text was it; a comma before the others. A row without values has none: its
-      // labels say that it was there.
-      let separator = texts ? comma : space;
-      for (const index of columns) {
-        const value = values.getFloat64((offsets[index] as number) + row * 8, true);
-        // NaN is NULL: the column is left out. So is an infinity, which the store does not have.
-        if (!Number.isFinite(value)) continue;
-        bytes[at++] = separator;
-        separator = comma;
-        const fieldName = fields[index] as Uint8Array;
-        bytes.set(fieldName, at);
-        at += fieldName.length;
-        view.setFloat64(at, value, true);
-        at += 8;
-      }
+      at = this.#addValues(known, line, packed, row, at);
       const time_us = timeOffset < 0 ? Number.NaN : Math.round(values.getFloat64(timeOffset + row * 8, true) * 1e6);
       const last = Number.isNaN(time_us) ? end : Buffer.from(` ${time_us}t\n`, 'latin1');
       bytes.set(last, at);
       this.#length = at + last.length;
     }
     this.#rowCount += rowCount;
+  }
+
+  /**
+   * Writes the values of a row, for which there is room, and returns where they end. A row without values has none: its labels say
+   * that it was there.
+   */
+  #addValues(
+    known: Names,
+    { columns, bytes: template, places }: Values,
+    { view: values, offsets }: PackedTable,
+    row: number,
+    start: number,
+  ): number {
+    const bytes = this.#bytes;
+    const view = this.#view;
+    bytes.set(template, start);
+    let count = 0;
+    for (; count < columns.length; count++) {
+      const value = values.getFloat64((offsets[columns[count] as number] as number) + row * 8, true);
+      // NaN is NULL: the column is left out. So is an infinity, which the store does not have.
+      if (!Number.isFinite(value)) break;
+      view.setFloat64(start + (places[count] as number), value, true);
+    }
+    if (count === columns.length) return start + template.length;
+    // What comes after it moves up, column by column.
+    let at = count === 0 ? start : start + (places[count - 1] as number) + 8;
+    let separator = count === 0 ? firstSeparator(known) : comma;
+    for (count++; count < columns.length; count++) {
+      const index = columns[count] as number;
+      const value = values.getFloat64((offsets[index] as number) + row * 8, true);
+      if (!Number.isFinite(value)) continue;
+      bytes[at++] = separator;
+      separator = comma;
+      const name = known.fields[index] as Uint8Array;
+      bytes.set(name, at);
+      at += name.length;
+      view.setFloat64(at, value, true);
+      at += 8;
+    }
+    return at;
   }
 
   /** Writes a label of a row, for which there is room, and returns where it ends. An empty symbol is none. */
@@ -222,16 +295,15 @@ export class Rows {
     const first = start + name.length;
     const meaning = text ? inText : inSymbol;
     let at = first;
-    for (let place = from; place < to; place++) {
-      const byte = source[place] as number;
-      const what = meaning[byte] as number;
-      if (what > escaped || to - from > labelCharactersMax) {
-        at = first + bytes.write(this.#read(source.subarray(from, to), text), first);
-        break;
-      }
-      if (what === escaped) bytes[at++] = backslash;
-      bytes[at++] = byte;
+    let place = to - from > labelCharactersMax ? to : from;
+    // As good as all labels end here.
+    for (; place < to && meaning[source[place] as number] === asItIs; place++) bytes[at++] = source[place] as number;
+    for (; place < to && meaning[source[place] as number] !== asAString; place++) {
+      if (meaning[source[place] as number] === escaped) bytes[at++] = backslash;
+      bytes[at++] = source[place] as number;
     }
+    if (place < to || to - from > labelCharactersMax)
+      at = first + bytes.write(this.#read(source.subarray(from, to), text), first);
     if (text) bytes[at++] = quote;
     return at;
   }
