@@ -145,7 +145,7 @@ test('2,000 processes more cost about half a percent of a core', { timeout: 240_
     await watch.next('process');
     const together = await meanCpu(await watch.next('process'), 4);
     const duration = median(
-      together.frames.map((frame) => rowOf(frame, 'source', { source: 'process' })?.values.duration_seconds ?? 0),
+      together.frames.flatMap((frame) => rowOf(frame, 'source', { source: 'process' })?.values.duration_seconds ?? []),
     );
     console.log(
       `${count} processes more: ${(together.percent - alone.percent).toFixed(2)} % of a core (${alone.percent.toFixed(2)} % -> ${together.percent.toFixed(2)} %), scan ${(duration * 1000).toFixed(0)} ms`,

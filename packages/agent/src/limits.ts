@@ -67,6 +67,9 @@ export const sourceRetryMilliseconds = { min: 1000, max: 60_000 } as const;
 /** How often a source that is not here is looked for again: hardware and modules come and go. */
 export const unavailableRetryMilliseconds = 60_000;
 
+/** How often frames say how all sources stand while none changes. */
+export const statusMilliseconds = 10_000;
+
 /** The longest that a tick waits for its sources; never more than half of the interval. */
 export const sourceAnswerMilliseconds = 1000;
 

@@ -124,10 +124,10 @@ test('a source that hangs for 30 s never delays the others by more than the limi
   const first = await sample;
   expect(status(first.tables, 'slow')).toEqual(['failed', 'has not answered for 1 s']);
   expect(first.tables.udp?.receive_datagrams_per_second).toEqual([2]);
-  await clock.move(4000);
-  expect(status((await one.sample()).tables, 'slow')).toEqual(['failed', 'has not answered for 5 s']);
+  await clock.move(9000);
+  expect(status((await one.sample()).tables, 'slow')).toEqual(['failed', 'has not answered for 10 s']);
   expect(calls).toBe(1);
-  await clock.move(25_000);
+  await clock.move(20_000);
   // Its late rows went nowhere; it is asked again and waited for.
   sample = one.sample();
   await clock.move(1000);
@@ -150,6 +150,26 @@ test('what is not here is unavailable with its reason, and looked for again afte
   expect(status((await one.sample()).tables, 'card')).toEqual(['unavailable', 'there is no card']);
   await clock.move(30_000);
   expect(status((await one.sample()).tables, 'card')).toEqual(['ok', '']);
+});
+
+test('how all sources stand is told when one changes, and every 10 s', async () => {
+  const clock = new MovedClock();
+  let broken = false;
+  const changing = source('changing', () => {
+    if (broken) throw new Error('torn');
+    return rows(1);
+  });
+  const { sampler: one } = sampler([changing, source('other', () => rows(2))], clock, 1000);
+  const told: number[] = [];
+  for (let second = 0; second < 30; second++) {
+    broken = second === 14;
+    const { tables } = await one.sample();
+    if (tables.source) told.push(second);
+    expect(tables.source?.source ?? ['changing', 'other']).toEqual(['changing', 'other']);
+    await clock.move(1000);
+  }
+  // At the start, after 10 s, when it fails, a second later when it is well, and 10 s after that.
+  expect(told).toEqual([0, 10, 14, 15, 25]);
 });
 
 test('a source with its own clock is read that often', async () => {
@@ -179,7 +199,7 @@ test('a source that is always slow costs its rows, but no load and no wrong time
     await clock.move(1000);
     const { tables } = await sample;
     expect(tables.udp).toBe(undefined);
-    states.push(...status(tables, 'slow'));
+    if (tables.source) states.push(...status(tables, 'slow'));
     await clock.move(4000);
   }
   expect(new Set(states)).toEqual(

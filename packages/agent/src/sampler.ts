@@ -12,6 +12,7 @@ import {
   reasonCharactersMax,
   sourceAnswerMilliseconds,
   sourceRetryMilliseconds,
+  statusMilliseconds,
   unavailableRetryMilliseconds,
 } from '#limits.ts';
 import { type Source, Unavailable } from '#source.ts';
@@ -61,6 +62,10 @@ export class Sampler {
   readonly #times = new FrameTimes();
   readonly #self: (tick_s: number) => Agent;
   #lastTick_s = Number.NaN;
+  /** Some source is not as the newest table of all said. */
+  #hasChanged = true;
+  /** Monotonic milliseconds of the newest table of all. */
+  #told_ms = Number.NEGATIVE_INFINITY;
 
   constructor({ sources, events, interval_ms, clock, telemetry, self }: SamplerOptions) {
     this.#interval_ms = interval_ms;
@@ -117,7 +122,8 @@ export class Sampler {
     const events = this.#events.take();
     if (events) tables.event = events;
     tables.agent = this.#self(this.#lastTick_s);
-    tables.source = this.#statusTable();
+    const status = this.#status(begin_ms);
+    if (status) tables.source = status;
     this.#lastTick_s = tick_s;
     return { time_us, tables };
   }
@@ -217,19 +223,28 @@ export class Sampler {
     const changed = watched.state !== state || (state === 'unavailable' && watched.reason !== reason);
     watched.state = state;
     watched.reason = reason.slice(0, reasonCharactersMax);
-    if (changed) this.#telemetry.sourceChanged(watched.source.name, state, watched.reason);
+    if (!changed) return;
+    this.#hasChanged = true;
+    this.#telemetry.sourceChanged(watched.source.name, state, watched.reason);
   }
 
-  #statusTable(): SourceTable {
-    const table: SourceTable = { source: [], state: [], reason: [], duration_seconds: [] };
+  /** How all sources stand, when one has changed and from time to time: with its reasons it is nearly half of a frame. */
+  #status(begin_ms: number): SourceTable | undefined {
     const now_ms = this.#clock.monotonic_ms();
-    for (const watched of this.#watched) {
+    for (const watched of this.#watched)
       if (watched.runningSince_ms !== undefined && watched.state !== 'failed')
         this.#become(
           watched,
           'failed',
           `has not answered for ${Math.round((now_ms - watched.runningSince_ms) / 100) / 10} s`,
         );
+    // Ticks come some milliseconds early or late.
+    const isDue = begin_ms - this.#told_ms >= statusMilliseconds - this.#interval_ms / 2;
+    if (!this.#hasChanged && !isDue) return undefined;
+    this.#hasChanged = false;
+    this.#told_ms = begin_ms;
+    const table: SourceTable = { source: [], state: [], reason: [], duration_seconds: [] };
+    for (const watched of this.#watched) {
       table.source.push(watched.source.name);
       table.state.push(watched.state);
       table.reason.push(watched.reason);
