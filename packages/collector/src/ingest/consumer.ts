@@ -105,17 +105,21 @@ export class Ingest {
     const working = setInterval(() => this.#reportWorking(), workingMilliseconds);
     let consumer: Consumer | undefined;
     let storing = Promise.resolve();
+    let isStoring = false;
     let [filled, free] = this.#buffers;
     let pause_ms: number = readAgainMilliseconds.min;
     while (!signal.aborted) {
       try {
         consumer ??= await this.#consumer();
-        const batch = await this.#gather(consumer, free, signal);
+        const batch = await this.#gather(consumer, free, () => isStoring, signal);
         telemetry.usable('ingest');
         pause_ms = readAgainMilliseconds.min;
         // At most one batch waits for the store while it writes another: then nothing more is pulled.
         await storing;
-        storing = this.#store(batch, abandon);
+        isStoring = true;
+        storing = this.#store(batch, abandon).finally(() => {
+          isStoring = false;
+        });
         [filled, free] = [free, filled];
       } catch (cause) {
         telemetry.ingestFailed(cause);
@@ -151,10 +155,10 @@ export class Ingest {
   }
 
   /**
-   * What the log has: under light load what arrives within a second; of a backlog, pull after pull for as long, since the
-   * store takes few large writes more cheaply than many small ones.
+   * What the log has: under light load what arrives within a second; of a backlog, pull after pull for as long, and for as
+   * long as the store is busy with the batch before, since it takes few large writes more cheaply than many small ones.
    */
-  async #gather(consumer: Consumer, rows: Rows, signal: AbortSignal): Promise<Batch> {
+  async #gather(consumer: Consumer, rows: Rows, isStoring: () => boolean, signal: AbortSignal): Promise<Batch> {
     const { clock } = this.#parts;
     rows.clear();
     const batch: Batch = { rows, frames: [], times_us: [], notes: [], dead: [] };
@@ -178,7 +182,7 @@ export class Ingest {
       backlog =
         fetched === asked &&
         this.#fetched.length === 0 &&
-        clock.monotonic_ms() < end_ms &&
+        (clock.monotonic_ms() < end_ms || isStoring()) &&
         rows.byteLength < requestBytesMax / 2 &&
         !signal.aborted;
     }

@@ -160,12 +160,12 @@ async function drainAway(name: string): Promise<void> {
 }
 
 /** A collector's data path within this process. */
-async function collect(name: string, telemetry = new Telemetry('silent')) {
+async function collect(name: string, telemetry = new Telemetry('silent'), clock = systemClock) {
   const keep = () => keepLog(log, bounds, name, telemetry);
   await keep();
   const registry = await Registry.open(log);
   const writer = new Writer(store(), () => keepTables(store(), 30, telemetry), telemetry);
-  const parts = { log, store: name, keepLog: keep, rawMilliseconds: 30 * day, writer, registry, clock: systemClock };
+  const parts = { log, store: name, keepLog: keep, rawMilliseconds: 30 * day, writer, registry, clock };
   const ingest = new Ingest({ ...parts, written: () => undefined, telemetry });
   const stopping = new AbortController();
   const running = ingest.run(stopping.signal, AbortSignal.any([]));
@@ -410,6 +410,24 @@ describe('ingest', () => {
       await stored('soon', count + 1);
       expect(performance.now() - begin).toBeLessThan(1500 + second);
     }
+  });
+
+  test('of a backlog, all that was read while the store was busy goes into its next write', async () => {
+    await keepLog(log, bounds, 'busy', quiet);
+    await drainAway('busy');
+    const agent = new Agent('busy');
+    await Promise.all(Array.from({ length: 2000 }, () => agent.publish()));
+    // The second that reading takes at most is over after the first pull.
+    const clock = { ...systemClock, monotonic_ms: () => 1e6 * systemClock.monotonic_ms() };
+    questdb.freeze();
+    const begun = collect('busy', new Telemetry('silent'), clock);
+    await eventually('all messages', async () => {
+      const { num_pending } = await log.manager.consumers.info(streamName, consumerName('busy'));
+      return num_pending === 0 ? true : undefined;
+    }).finally(() => questdb.thaw());
+    await using collector = await begun;
+    await stored('busy', 2000);
+    expect(await counted(collector.telemetry, 'store_requests_total')).toBe(2);
   });
 
   test('is shared by two collectors: every frame is stored, each by one of them', async () => {
