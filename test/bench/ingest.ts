@@ -1,7 +1,7 @@
 // P3 to P5: frames in the log, and from the log into the store.
 import { globSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { anySubject, catalog, defaultTenant, encodeFrame } from '@fleetreel/proto';
+import { catalog, defaultTenant, encodeFrame, everything } from '@fleetreel/proto';
 import { AckPolicy, type JetStreamManager, jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { decode } from '../../packages/collector/src/ingest/decode.ts';
@@ -251,7 +251,7 @@ async function cpuWhile(work: () => void | Promise<void>): Promise<number> {
 async function fetchAll(manager: JetStreamManager, frames: number): Promise<void> {
   const { name } = await manager.consumers.add(stream, {
     ack_policy: AckPolicy.Explicit,
-    filter_subject: anySubject('frame'),
+    filter_subject: everything,
     max_ack_pending: 16_000,
   });
   const consumer = await manager.jetstream().consumers.get(stream, name);

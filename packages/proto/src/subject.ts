@@ -14,6 +14,9 @@ const name = new RegExp(namePattern);
 
 export type Address = { tenant: string; kind: Kind; host: string };
 
+/** The filter of a consumer of all that the log has: the only one for which the server does not look at subjects. */
+export const everything = '>';
+
 /**
  * The subject of a host's messages: `fr.v1.<tenant>.<kind>.<host>`. Dots in a host's name are written `_`.
  * @throws RangeError for a name that can't be one.

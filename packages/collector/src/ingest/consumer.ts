@@ -216,17 +216,18 @@ export class Ingest {
     return sorted;
   }
 
-  /** Puts a message where it belongs: rows, the registry, or the dead letters. One of another partition is done with. */
+  /** Puts a message where it belongs: rows, the registry, or the dead letters. What is not for this store is done with. */
   #sort(message: JsMsg, batch: Batch): void {
     const { data } = message;
     const whole: Part = { message, bytes: data, index: undefined };
     const address = parseSubject(message.subject);
-    if (address && !isIn(this.#parts.log.partition, address.tenant, address.host)) {
+    const isOurs = address && address.kind !== 'dead' && isIn(this.#parts.log.partition, address.tenant, address.host);
+    if (!isOurs) {
       message.ack();
       this.#held.delete(message);
       return;
     }
-    if (!address || !nameRule.test(address.host) || !nameRule.test(address.tenant)) {
+    if (!nameRule.test(address.host) || !nameRule.test(address.tenant)) {
       const reason = `the subject ${message.subject} has no tenant and host that can be names`;
       batch.dead.push({ part: whole, kind: 'unnamed', reason });
       return;

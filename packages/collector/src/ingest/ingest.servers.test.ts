@@ -253,6 +253,8 @@ describe('ingest', () => {
     await good();
     const cut = encodeFrame(agent.frame()).subarray(0, 40);
     await agent.send(cut, 'cut');
+    // What a later version may record is not for this one.
+    await agent.send(Buffer.from('something new'), 'later', `${prefix}.${tenant}.later.aside`);
     await agent.publish({ time_us: now + 11 * minute * 1000 });
     await agent.publish({ time_us: now + 9 * minute * 1000 });
     await agent.publish({ time_us: now - 31 * day * 1000 });

@@ -1,8 +1,8 @@
 // Whether a store holds what the log holds: the log is read and decoded by other code than ingest's, and counted.
-import { type Columns, catalog, decodeFrame, type Frame, parseSubject, type Table } from '@fleetreel/proto';
+import { type Columns, catalog, decodeFrame, everything, type Frame, parseSubject, type Table } from '@fleetreel/proto';
 import type { ConsumerMessages, JsMsg } from '@nats-io/jetstream';
 import type { Log } from '#log/connect.ts';
-import { frameSubjects, framesOf, holdsFrames } from '#log/frames.ts';
+import { framesOf, holdsFrames } from '#log/frames.ts';
 import { isIn, type Partition } from '#log/partition.ts';
 import { Seen } from '#log/seen.ts';
 import { streamName } from '#log/stream.ts';
@@ -53,7 +53,7 @@ export class LogContent {
   /** Reads the log; `progress` is told of each message's place. */
   async read(log: Log, passage: Passage, progress: (sequence: number) => void, signal: AbortSignal): Promise<void> {
     const consumer = await log.jetstream.consumers.get(streamName, {
-      filter_subjects: frameSubjects,
+      filter_subjects: everything,
       ...(passage.from === undefined ? {} : { opt_start_time: passage.from }),
     });
     // Where nothing waits, waiting for a message would never end.

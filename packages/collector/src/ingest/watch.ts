@@ -42,8 +42,8 @@ export class Bounds {
     const { state } = await log.manager.streams.info(streamName, { subjects_filter: anySubject('dead') });
     telemetry.deadLettersKept(Object.values(state.subjects ?? {}).reduce((sum, count) => sum + count, 0));
     telemetry.pending(num_pending + num_ack_pending);
-    // The log is shared with messages that no store wants, such as dead letters: of what was removed, no more than what
-    // waited was lost. Sequences are never used again.
+    // Of what was removed behind the oldest message that waited, some was stored: no more than what waited was lost. Sequences
+    // are never used again.
     const removed = state.first_seq - 1 - Math.max(ack_floor.stream_seq, this.#counted);
     const lost = Math.min(removed, this.#unstored);
     const begin_us = state.messages === 0 ? clock.now_us() : Date.parse(state.first_ts) * 1000;

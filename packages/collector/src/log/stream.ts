@@ -1,5 +1,5 @@
 // What the log is made of, as data: one stream, one durable consumer for each store, the buckets.
-import { anySubject, prefix } from '@fleetreel/proto';
+import { everything, prefix } from '@fleetreel/proto';
 import {
   AckPolicy,
   type ConsumerConfig,
@@ -14,7 +14,6 @@ import {
 import { nanos } from '@nats-io/transport-node';
 import { ackPendingMax, ackWaitMilliseconds, rebuildIdleMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
-import { frameSubjects } from '#log/frames.ts';
 import type { Telemetry } from '#telemetry.ts';
 
 /** The stream through which everything passes. */
@@ -50,7 +49,8 @@ const stream = ({ age_ms, bytes, replicas = 1 }: LogSettings): StreamSettings =>
 const consumer = (store: string): ConsumerSettings => ({
   durable_name: consumerName(store),
   description: `Into the store "${store}"`,
-  filter_subjects: [...frameSubjects, anySubject('host'), anySubject('refusal')],
+  // All but dead letters are for the store, and those are few.
+  filter_subjects: [everything],
   ack_policy: AckPolicy.Explicit,
   ack_wait: nanos(ackWaitMilliseconds),
   max_ack_pending: ackPendingMax,

@@ -4,7 +4,7 @@ import { ApiError } from '@fleetreel/proto/errors';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import { cursorOverlapMilliseconds, orderMilliseconds, replayMessageBytes, seenStretchesMax } from '#limits.ts';
 import { Seen } from '#log/seen.ts';
-import { LogGone, type LogMessage, readLog, stateOf, subjectsOf } from '#replay/log.ts';
+import { LogGone, type LogMessage, readLog, stateOf } from '#replay/log.ts';
 import { type Item, itemsOf, type SourceParts } from '#replay/source.ts';
 import { storedFrames } from '#replay/stored.ts';
 
@@ -62,7 +62,7 @@ export async function* follow(
     messages
       .filter(({ host }) => wanted === undefined || wanted.has(host))
       .flatMap((message) => itemsOf(message, tables));
-  const subjects = subjectsOf(tenant, ['frame', 'batch'], hosts);
+  const asked = { tenant, hosts, kinds: ['frame', 'batch'] as const };
 
   const place = 'token' in from ? decodeToken(from.token) : undefined;
   let after = 0;
@@ -76,7 +76,7 @@ export async function* follow(
     after = sequence;
     // What the log stored twice is mostly near: what was given before the token is read once more, and not given.
     const overlap = { time_us: stored_us - cursorOverlapMilliseconds * 1000 };
-    for await (const messages of readLog(log, { subjects, from: overlap, last: sequence }, clock, signal))
+    for await (const messages of readLog(log, { ...asked, from: overlap, last: sequence }, clock, signal))
       for (const item of itemsOfAll(messages)) fresh(item);
   } else if ('time_us' in from) {
     begin_us = from.time_us;
@@ -97,7 +97,7 @@ export async function* follow(
   try {
     for await (const messages of readLog(
       log,
-      { subjects, from: start, last: Number.POSITIVE_INFINITY },
+      { ...asked, from: start, last: Number.POSITIVE_INFINITY },
       clock,
       signal,
     )) {

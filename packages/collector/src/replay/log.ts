@@ -1,6 +1,6 @@
 // Messages of the log from a place on, in their order, at the pace of whoever takes them.
 import { randomUUID } from 'node:crypto';
-import { type Kind, parseSubject, prefix } from '@fleetreel/proto';
+import { type Address, everything, type Kind, parseSubject, prefix } from '@fleetreel/proto';
 import { AckPolicy, type ConsumerMessages, DeliverPolicy, JetStreamApiError, ReplayPolicy } from '@nats-io/jetstream';
 import { nanos } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
@@ -50,10 +50,14 @@ const overtakenMilliseconds = 10_000;
 /** Hosts that are filtered by the server; of more it sends all, and they are filtered here. */
 const filteredHostsMax = 64;
 
-/** The subjects of frames of some hosts; none means all. */
-export function subjectsOf(tenant: string, kinds: readonly Kind[], hosts: readonly string[]): string[] {
-  const names = hosts.length === 0 || hosts.length > filteredHostsMax ? ['*'] : hosts;
-  return kinds.flatMap((kind) => names.map((host) => `${prefix}.${tenant}.${kind}.${host}`));
+/**
+ * What the server looks for. With a filter that has wildcards it walks through all subjects of a block for each message that it
+ * sends, which is most of its work even with a hundred hosts: where nearly all is wanted, it sends all.
+ */
+function filterOf({ tenant, kinds, hosts }: LogQuestion): string[] {
+  if (hosts.length > 0 && hosts.length <= filteredHostsMax)
+    return kinds.flatMap((kind) => hosts.map((host) => `${prefix}.${tenant}.${kind}.${host}`));
+  return kinds.includes('frame') ? [everything] : kinds.map((kind) => `${prefix}.${tenant}.${kind}.*`);
 }
 
 /** Microseconds since 1970 of a time as the server writes it: RFC 3339 with up to nine digits of a second. */
@@ -73,7 +77,10 @@ export async function stateOf({ manager }: Log): Promise<LogState> {
 }
 
 export type LogQuestion = {
-  subjects: readonly string[];
+  tenant: string;
+  kinds: readonly Kind[];
+  /** None means all. */
+  hosts: readonly string[];
   /** Where to begin: a sequence, or the first message stored at or after a time (UTC, microseconds). */
   from: { sequence: number } | { time_us: number };
   /** The last sequence that is wanted; Infinity goes on with what arrives. */
@@ -88,10 +95,11 @@ type Place = { deliver_policy: DeliverPolicy; opt_start_seq?: number; opt_start_
  */
 export async function* readLog(
   log: Log,
-  { subjects, from, last }: LogQuestion,
+  question: LogQuestion,
   clock: Clock,
   signal: AbortSignal,
 ): AsyncGenerator<LogMessage[]> {
+  const { from, last } = question;
   const position = { last: 'sequence' in from ? from.sequence - 1 : 0, begun: 'sequence' in from };
   let pause_ms: number = retryMilliseconds.min;
   while (position.last < last) {
@@ -105,7 +113,7 @@ export async function* readLog(
             deliver_policy: DeliverPolicy.StartTime,
             opt_start_time: new Date((from as { time_us: number }).time_us / 1000).toISOString(),
           };
-      reader = await PullReader.open(log, place, subjects, clock);
+      reader = await PullReader.open(log, place, question, clock);
       if (last !== Number.POSITIVE_INFINITY && reader.pending === 0) return;
       for await (const messages of reader.read(last, signal)) {
         pause_ms = retryMilliseconds.min;
@@ -138,36 +146,40 @@ async function checkThere(log: Log, last: number): Promise<void> {
 class PullReader {
   readonly #log: Log;
   readonly #name: string;
+  readonly #question: LogQuestion;
   readonly #clock: Clock;
   /** Messages of the question that the log has and that were not read. */
   pending: number;
   #largestBytes: number = fetchBytesTarget / pull.first;
   #delivered = 0;
+  /** Of the message that came last. */
+  #sequence = 0;
   /** One of the messages was lost on its way: another consumer begins with it. */
   #isTorn = false;
   isDone = false;
 
-  private constructor(log: Log, name: string, pending: number, clock: Clock) {
+  private constructor(log: Log, name: string, question: LogQuestion, pending: number, clock: Clock) {
     this.#log = log;
     this.#name = name;
+    this.#question = question;
     this.pending = pending;
     this.#clock = clock;
   }
 
-  static async open(log: Log, place: Place, subjects: readonly string[], clock: Clock): Promise<PullReader> {
+  static async open(log: Log, place: Place, question: LogQuestion, clock: Clock): Promise<PullReader> {
     const name = `replay-${randomUUID()}`;
     try {
       const { num_pending } = await log.manager.consumers.add(streamName, {
         name,
         ...place,
-        filter_subjects: [...subjects],
+        filter_subjects: filterOf(question),
         ack_policy: AckPolicy.None,
         replay_policy: ReplayPolicy.Instant,
         mem_storage: true,
         num_replicas: 1,
         inactive_threshold: nanos(inactiveMilliseconds),
       });
-      return new PullReader(log, name, num_pending, clock);
+      return new PullReader(log, name, question, num_pending, clock);
     } catch (cause) {
       if (cause instanceof JetStreamApiError && cause.status === 400) throw new Fault('', { cause });
       throw cause;
@@ -178,29 +190,27 @@ class PullReader {
   async *read(last: number, signal: AbortSignal): AsyncGenerator<LogMessage[]> {
     const consumer = await this.#log.jetstream.consumers.get(streamName, this.#name);
     const isLive = last === Number.POSITIVE_INFINITY;
-    let read = 0;
     let checked_ms = this.#clock.monotonic_ms();
     while (isLive || this.pending > 0) {
       signal.throwIfAborted();
       const now_ms = this.#clock.monotonic_ms();
       if (now_ms - checked_ms > overtakenMilliseconds) {
-        await checkThere(this.#log, read);
+        await checkThere(this.#log, this.#sequence);
         checked_ms = now_ms;
       }
       const room = Math.min(pull.most, Math.max(1, Math.floor(fetchBytesTarget / 6 / this.#largestBytes)));
       const asked = this.pending > 0 ? Math.min(room, this.pending) : room;
       const fetched = await consumer.fetch({ max_messages: asked, expires: isLive ? 5 * fetchMilliseconds : 5000 });
-      let got = 0;
+      const before = this.#delivered;
       for await (const messages of this.#take(fetched, signal)) {
-        got += messages.length;
-        read = messages.at(-1)?.sequence ?? read;
         yield messages;
-        if (read >= last) {
+        if (this.#sequence >= last) {
           this.isDone = true;
           return;
         }
       }
       if (this.#isTorn) return;
+      const got = this.#delivered - before;
       // In a history as many come as were asked for; of what arrives there may be none, but then the consumer has to be there.
       if (got < asked && (!isLive || got === 0)) {
         const { num_pending } = await consumer.info();
@@ -224,11 +234,12 @@ class PullReader {
           break;
         }
         this.pending = info.pending;
+        this.#sequence = info.streamSequence;
         largest = Math.max(largest, data.length);
         const address = parseSubject(subject);
-        if (address && isIn(this.#log.partition, address.tenant, address.host))
+        if (address && this.#isWanted(address))
           messages.push({
-            sequence: info.streamSequence,
+            sequence: this.#sequence,
             stored_us: Math.floor(Number(info.timestampNanos) / 1000),
             host: address.host,
             kind: address.kind,
@@ -245,6 +256,12 @@ class PullReader {
       signal.removeEventListener('abort', stop);
       fetched.stop();
     }
+  }
+
+  /** Hosts are left to who asks: of some the server has sent those only. */
+  #isWanted({ tenant, kind, host }: Address): boolean {
+    const { tenant: wanted, kinds } = this.#question;
+    return tenant === wanted && kinds.includes(kind) && isIn(this.#log.partition, tenant, host);
   }
 
   async close(): Promise<void> {

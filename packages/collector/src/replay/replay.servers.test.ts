@@ -1,18 +1,20 @@
 // Replays and cursors over a real log and a real store: every frame once, in order, the same bytes each time.
 import { setTimeout as pause } from 'node:timers/promises';
-import { decodeFrame, encodeFrame, type Frame, messageId, subject, tableNamed } from '@fleetreel/proto';
+import { decodeFrame, encodeFrame, type Frame, messageId, prefix, subject, tableNamed } from '@fleetreel/proto';
 import { encodeBatch } from '@fleetreel/proto/batch';
 import { frameHeader } from '@fleetreel/proto/bytes';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { systemClock } from '#clock.ts';
 import { decode } from '#ingest/decode.ts';
 import { replaySessionsMax } from '#limits.ts';
 import { connectLog, type Log } from '#log/connect.ts';
+import { isIn } from '#log/partition.ts';
 import { keepLog, streamName } from '#log/stream.ts';
 import { decodeToken, encodeToken, type Followed } from '#replay/follow.ts';
+import { readLog } from '#replay/log.ts';
 import type { Mark } from '#replay/player.ts';
 import { Replays } from '#replay/replays.ts';
 import { Source, type SourceQuestion } from '#replay/source.ts';
@@ -126,6 +128,13 @@ async function fillLog(): Promise<void> {
     ),
   );
   await publishFrame('live-1', Buffer.from('no frame'));
+  // Of another tenant, put aside, and of a kind that this version does not know.
+  const others = [
+    subject({ tenant: 'other', kind: 'frame', host: 'live-1' }),
+    subject({ tenant, kind: 'dead', host: 'live-1' }),
+    `${prefix}.${tenant}.later.live-1`,
+  ];
+  for (const other of others) await log.jetstream.publish(other, frame('live-1', 1000, start_us + 500));
   await publishBatch(
     'upload',
     Array.from({ length: kinds.upload }, (_, index) => frame('upload', index + 1, start_us + index * 2500)),
@@ -205,6 +214,22 @@ describe('what is played', () => {
     expect(await played({ hosts: ['nobody'] })).toEqual([]);
     const gpu = tableNamed('gpu');
     expect(gpu && (await played({ tables: [gpu] }))).toEqual([]);
+  });
+
+  test('is read once, of a partition too', async () => {
+    const add = vi.spyOn(log.manager.consumers, 'add');
+    onTestFinished(() => add.mockRestore());
+    const hosts = new Set((await played()).map(({ host }) => host));
+    const part = { ...log, partition: { number: 1, of: 2 } };
+    const mine = [...hosts].filter((host) => isIn(part.partition, tenant, host));
+    expect(mine.length).toBeGreaterThan(0);
+    expect(mine.length).toBeLessThan(hosts.size);
+    add.mockClear();
+    const read: string[] = [];
+    const asked = { tenant, hosts: [], kinds: ['frame', 'batch'] as const, from: { sequence: 1 }, last: 1_000_000 };
+    for await (const messages of readLog(part, asked, clock, signal)) read.push(...messages.map(({ host }) => host));
+    expect(new Set(read)).toEqual(new Set(mine));
+    expect(add).toHaveBeenCalledTimes(1);
   });
 
   test('ends where nothing is: an empty range does not wait', async () => {

@@ -1,10 +1,9 @@
 // Measures what a replay does without a face: `node source.bench.ts NATS_URL FROM_MS TO_MS FILE` plays a range as fast as possible,
 // into nothing, into a new .reel, and then reads the same messages by an ordered consumer alone. Prints one line of JSON.
-import { contractTexts } from '@fleetreel/proto';
+import { contractTexts, everything } from '@fleetreel/proto';
 import { ReelWriter } from '@fleetreel/reel/writer';
 import { systemClock } from '#clock.ts';
 import { connectLog } from '#log/connect.ts';
-import { frameSubjects } from '#log/frames.ts';
 import { streamName } from '#log/stream.ts';
 import { Source } from '#replay/source.ts';
 import { Reader } from '#store/reader.ts';
@@ -41,7 +40,7 @@ async function play(take: (frame: Parameters<ReelWriter['add']>[0]) => Promise<v
 }
 
 const alone = await timed(async () => {
-  const consumer = await log.jetstream.consumers.get(streamName, { filter_subjects: frameSubjects });
+  const consumer = await log.jetstream.consumers.get(streamName, { filter_subjects: everything });
   let frames = 0;
   for await (const message of await consumer.consume()) {
     frames++;

@@ -23,7 +23,7 @@ import type { Log } from '#log/connect.ts';
 import { framesOf } from '#log/frames.ts';
 import { Seen } from '#log/seen.ts';
 import { streamName } from '#log/stream.ts';
-import { LogGone, type LogMessage, microsecondsOf, readLog, stateOf, subjectsOf } from '#replay/log.ts';
+import { LogGone, type LogMessage, microsecondsOf, readLog, stateOf } from '#replay/log.ts';
 import { storedFrames } from '#replay/stored.ts';
 import type { Reader } from '#store/reader.ts';
 
@@ -155,7 +155,8 @@ export class Source {
 
   async #openLate(signal: AbortSignal): Promise<Late> {
     const { tenant, hosts } = this.#question;
-    return await this.#late.open(subjectsOf(tenant, ['batch'], hosts), this.from_us, this.to_us, this.#last, signal);
+    const range = { from_us: this.from_us, to_us: this.to_us, last: this.#last };
+    return await this.#late.open({ tenant, hosts }, range, signal);
   }
 
   /** What the log has, in order, each part up to a time. */
@@ -190,9 +191,9 @@ export class Source {
       }
       released = Math.max(released, until);
     };
-    const subjects = subjectsOf(tenant, ['frame', 'batch'], hosts);
     const from = bySequence && from_us <= this.from_us ? { sequence: range.first } : { time_us: from_us - ahead_us };
-    for await (const messages of readLog(log, { subjects, from, last: this.#last }, clock, signal)) {
+    const asked = { tenant, hosts, kinds: ['frame', 'batch'] as const, from, last: this.#last };
+    for await (const messages of readLog(log, asked, clock, signal)) {
       for (const message of messages) {
         if (bySequence && message.sequence < range.first) continue;
         for (const item of this.#items(message)) {
@@ -280,17 +281,16 @@ class Late {
   }
 
   async open(
-    subjects: readonly string[],
-    from_us: number,
-    to_us: number,
-    last: number,
+    whose: Pick<SourceQuestion, 'tenant' | 'hosts'>,
+    { from_us, to_us, last }: { from_us: number; to_us: number; last: number },
     signal: AbortSignal,
   ): Promise<this> {
     if (this.#batches) return this;
     const found: LateBatch[] = [];
     const { log, clock } = this.#parts;
     // A frame of the range that is late was stored after the begin of the range.
-    for await (const messages of readLog(log, { subjects, from: { time_us: from_us }, last }, clock, signal))
+    const asked = { ...whose, kinds: ['batch'] as const, from: { time_us: from_us }, last };
+    for await (const messages of readLog(log, asked, clock, signal))
       for (const message of messages) {
         const times = this.#lateItems(message)
           .map(({ at }) => at)
