@@ -102,7 +102,7 @@ export const orderMilliseconds = 10_000;
 /** How far a host's clock may be ahead for the same, milliseconds: a seek reads what was stored so long before it. */
 export const aheadMilliseconds = 1000;
 /** Bytes of frames that are looked ahead for their order; beyond, the earliest are played. */
-export const orderBytesMax = 16 * 1024 * 1024;
+export const orderBytesMax = 8 * 1024 * 1024;
 /** Late batches that a replay knows of; beyond, its range has to be shorter. */
 export const lateBatchesMax = 100_000;
 /** Bytes of late batches kept open, uncompressed: as many as one host in fifty has of an hour. */

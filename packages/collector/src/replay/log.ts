@@ -1,7 +1,14 @@
 // Messages of the log from a place on, in their order, at the pace of whoever takes them.
 import { randomUUID } from 'node:crypto';
 import { type Address, everything, type Kind, parseSubject, prefix } from '@fleetreel/proto';
-import { AckPolicy, type ConsumerMessages, DeliverPolicy, JetStreamApiError, ReplayPolicy } from '@nats-io/jetstream';
+import {
+  AckPolicy,
+  type Consumer,
+  DeliverPolicy,
+  JetStreamApiError,
+  type JsMsg,
+  ReplayPolicy,
+} from '@nats-io/jetstream';
 import { nanos } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import { fetchBytesTarget, fetchMilliseconds, retryMilliseconds } from '#limits.ts';
@@ -41,8 +48,8 @@ export class LogGone extends Error {
   }
 }
 
-/** Messages of one pull at most, and at first: nothing is known of their size then. */
-const pull = { most: 1000, first: 64 } as const;
+/** Messages of one pull at most, and at first: nothing is known of their size then. What it should bring at most, of which two are held. */
+const pull = { most: 1000, first: 64, bytes: fetchBytesTarget / 12 } as const;
 /** How long the server keeps a reader that does not come: a slow one gets another, from where it was. */
 const inactiveMilliseconds = 60_000;
 /** How often it is looked whether the log's bounds overtake the reader, milliseconds. */
@@ -86,6 +93,9 @@ export type LogQuestion = {
   /** The last sequence that is wanted; Infinity goes on with what arrives. */
   last: number;
 };
+
+/** What was asked for, and what comes of it: as it arrives, or all of it. */
+type Pull = { asked: number; messages: AsyncIterable<JsMsg> | readonly JsMsg[]; stop: () => void };
 
 type Place = { deliver_policy: DeliverPolicy; opt_start_seq?: number; opt_start_time?: string };
 
@@ -191,38 +201,67 @@ class PullReader {
     const consumer = await this.#log.jetstream.consumers.get(streamName, this.#name);
     const isLive = last === Number.POSITIVE_INFINITY;
     let checked_ms = this.#clock.monotonic_ms();
-    while (isLive || this.pending > 0) {
-      signal.throwIfAborted();
-      const now_ms = this.#clock.monotonic_ms();
-      if (now_ms - checked_ms > overtakenMilliseconds) {
-        await checkThere(this.#log, this.#sequence);
-        checked_ms = now_ms;
-      }
-      const room = Math.min(pull.most, Math.max(1, Math.floor(fetchBytesTarget / 6 / this.#largestBytes)));
-      const asked = this.pending > 0 ? Math.min(room, this.pending) : room;
-      const fetched = await consumer.fetch({ max_messages: asked, expires: isLive ? 5 * fetchMilliseconds : 5000 });
-      const before = this.#delivered;
-      for await (const messages of this.#take(fetched, signal)) {
-        yield messages;
-        if (this.#sequence >= last) {
-          this.isDone = true;
-          return;
+    let next: Promise<Pull> | undefined;
+    try {
+      while (isLive || this.pending > 0) {
+        signal.throwIfAborted();
+        const now_ms = this.#clock.monotonic_ms();
+        if (now_ms - checked_ms > overtakenMilliseconds) {
+          await checkThere(this.#log, this.#sequence);
+          checked_ms = now_ms;
+        }
+        const current = await (next ?? this.#pull(consumer, isLive));
+        next = undefined;
+        const { asked } = current;
+        const before = this.#delivered;
+        for await (const messages of this.#take(current, signal)) {
+          if (this.pending > 0 && this.#delivered - before === asked && this.#sequence < last) {
+            next = this.#pullAhead(consumer);
+            // Seen when it is its turn.
+            next.catch(() => undefined);
+          }
+          yield messages;
+          if (this.#sequence >= last) {
+            this.isDone = true;
+            return;
+          }
+        }
+        if (this.#isTorn) return;
+        const got = this.#delivered - before;
+        // In a history as many come as were asked for; of what arrives there may be none, but then the consumer has to be there.
+        if (got < asked && (!isLive || got === 0)) {
+          const { num_pending } = await consumer.info();
+          if (!isLive || num_pending > 0) return;
         }
       }
-      if (this.#isTorn) return;
-      const got = this.#delivered - before;
-      // In a history as many come as were asked for; of what arrives there may be none, but then the consumer has to be there.
-      if (got < asked && (!isLive || got === 0)) {
-        const { num_pending } = await consumer.info();
-        if (!isLive || num_pending > 0) return;
-      }
+      this.isDone = true;
+    } finally {
+      next?.then(
+        ({ stop }) => stop(),
+        () => undefined,
+      );
     }
-    this.isDone = true;
+  }
+
+  /** Asks for as many as there are, or as memory allows for. */
+  async #pull(consumer: Consumer, isLive: boolean): Promise<Pull> {
+    const room = Math.min(pull.most, Math.max(1, Math.floor(pull.bytes / this.#largestBytes)));
+    const asked = this.pending > 0 ? Math.min(room, this.pending) : room;
+    const expires = isLive ? 5 * fetchMilliseconds : 5000;
+    const messages = await consumer.fetch({ max_messages: asked, expires });
+    return { asked, messages, stop: () => messages.stop() };
+  }
+
+  /** What comes next, while what is there is worked through, however long that takes: a pull that nobody reads is given up. */
+  async #pullAhead(consumer: Consumer): Promise<Pull> {
+    const next = await this.#pull(consumer, false);
+    const messages: JsMsg[] = [];
+    for await (const message of next.messages) messages.push(message);
+    return { ...next, messages };
   }
 
   /** The messages of a pull: at once where they wait, else as they arrive. */
-  async *#take(fetched: ConsumerMessages, signal: AbortSignal): AsyncGenerator<LogMessage[]> {
-    const stop = () => fetched.stop();
+  async *#take({ messages: fetched, stop }: Pull, signal: AbortSignal): AsyncGenerator<LogMessage[]> {
     signal.addEventListener('abort', stop, { once: true });
     let messages: LogMessage[] = [];
     let largest = 0;
@@ -250,11 +289,11 @@ class PullReader {
         messages = [];
       }
       signal.throwIfAborted();
+      if (largest > 0) this.#largestBytes = Math.max(largest, this.#largestBytes / 8);
       if (messages.length > 0) yield messages;
-      if (largest > 0) this.#largestBytes = Math.max(largest, this.#largestBytes / 2);
     } finally {
       signal.removeEventListener('abort', stop);
-      fetched.stop();
+      stop();
     }
   }
 
