@@ -159,7 +159,8 @@ export const faults: Readonly<Record<string, Fault>> = {
     async make({ stack, disks }, length) {
       const from = stack.collector.lines.length;
       disks.questdb.fill();
-      await eventually('an error of the store that says why', 60 * second, () =>
+      // It goes on within the files that it made larger before, some of them for minutes.
+      await eventually('an error of the store that says why', 5 * 60 * second, () =>
         stack.collector.lines.slice(from).some((line) => /errno: 28|No space left|bulk update failed/.test(line))
           ? true
           : undefined,
