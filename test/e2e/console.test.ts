@@ -413,7 +413,9 @@ test('everything is reached by keyboard, and where the focus is can be seen', as
   await page.getByRole('dialog').waitFor({ state: 'hidden' });
 });
 
-test('phone, tablet and wall: nothing is wider than the screen, in either theme', async () => {
+test('phone, tablet and wall: nothing is wider than the screen, in either theme', {
+  timeout: 120 * second,
+}, async () => {
   // Of two days, which are written with the times.
   const midnight = new Date(Date.now() - 24 * 3600 * second).setHours(0, 0, 0, 0);
   const overMidnight = `/events?from=${midnight - 900 * second}&to=${midnight + 900 * second}`;
