@@ -180,8 +180,7 @@ async function watch(library: string, tree = new SteppedTree()): Promise<Watched
 
 /** Samples until there is this to be seen: the machine may be busy, and answers come late. */
 async function until<T>(take: () => Promise<T | undefined>): Promise<T> {
-  // A process is started anew for some of it, which takes seconds on a machine that does much else.
-  for (let attempt = 0; attempt < 800; attempt++) {
+  for (let attempt = 0; attempt < 200; attempt++) {
     const found = await take();
     if (found !== undefined) return found;
     await systemClock.sleep(25);
