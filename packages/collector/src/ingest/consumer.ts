@@ -104,21 +104,19 @@ export class Ingest {
     const { telemetry, clock } = this.#parts;
     const working = setInterval(() => this.#reportWorking(), workingMilliseconds);
     let consumer: Consumer | undefined;
-    let storing = Promise.resolve();
-    let isStoring = false;
+    let storing: Promise<void> | undefined;
     let [filled, free] = this.#buffers;
     let pause_ms: number = readAgainMilliseconds.min;
     while (!signal.aborted) {
       try {
         consumer ??= await this.#consumer();
-        const batch = await this.#gather(consumer, free, () => isStoring, signal);
+        const batch = await this.#gather(consumer, free, () => storing !== undefined, signal);
         telemetry.usable('ingest');
         pause_ms = readAgainMilliseconds.min;
         // At most one batch waits for the store while it writes another: then nothing more is pulled.
         await storing;
-        isStoring = true;
         storing = this.#store(batch, abandon).finally(() => {
-          isStoring = false;
+          storing = undefined;
         });
         [filled, free] = [free, filled];
       } catch (cause) {
