@@ -14,6 +14,8 @@ export type Log = {
   jetstream: JetStreamClient;
   manager: JetStreamManager;
   buckets: Kvm;
+  /** Answers to this process are nobody else's: its inboxes have a prefix that only it knows. */
+  inboxPrefix: string;
   /** The hosts that are read of it; those of other partitions are as if they were not there. */
   partition: Partition;
 };
@@ -49,6 +51,7 @@ export async function openLog(
  * @throws when no server answers
  */
 export async function connectLog(url: string, partition = whole): Promise<Log> {
+  const inboxPrefix = `_INBOX.${randomUUID().replaceAll('-', '')}`;
   const connection = await connect({
     servers: url.split(',').map((server) => server.trim()),
     name: 'fleetreel-collector',
@@ -59,8 +62,7 @@ export async function connectLog(url: string, partition = whole): Promise<Log> {
     ignoreAuthErrorAbort: true,
     // Otherwise each request builds a stack trace in advance: half of the CPU time of publishing.
     noAsyncTraces: true,
-    // Answers to this process are nobody else's: its inboxes have a prefix that only it knows.
-    inboxPrefix: `_INBOX.${randomUUID().replaceAll('-', '')}`,
+    inboxPrefix,
     pingInterval: 10_000,
   });
   const options = { timeout: answerMilliseconds };
@@ -70,6 +72,7 @@ export async function connectLog(url: string, partition = whole): Promise<Log> {
     jetstream: client,
     manager: await jetstreamManager(connection, { ...options, checkAPI: false }),
     buckets: new Kvm(client),
+    inboxPrefix,
     partition,
   };
 }
