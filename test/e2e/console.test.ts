@@ -419,27 +419,21 @@ test('phone, tablet and wall: nothing is wider than the screen, in either theme'
   // Of two days, which are written with the times.
   const midnight = new Date(Date.now() - 24 * 3600 * second).setHours(0, 0, 0, 0);
   const overMidnight = `/events?from=${midnight - 900 * second}&to=${midnight + 900 * second}`;
+  /** Each page, and what is there once it is drawn. */
+  const pages = [
+    ['/hosts', card()],
+    ['/hosts?layout=table', card()],
+    [`/hosts/${host}`, chart('cpu.mode')],
+    ['/hosts/spruce', chart('cpu.mode')],
+    ['/events', page.getByTestId('events')],
+    [overMidnight, page.getByRole('button', { name: /\d+ \w+ 23:45.* – \d+ \w+ 00:15/ })],
+  ] as const;
   for (const colorScheme of ['light', 'dark'] as const) {
     await page.emulateMedia({ colorScheme });
     for (const [name, width] of Object.entries(widths))
-      for (const path of [
-        '/hosts',
-        '/hosts?layout=table',
-        `/hosts/${host}`,
-        '/hosts/spruce',
-        '/events',
-        overMidnight,
-      ]) {
+      for (const [path, shown] of pages) {
         await page.setViewportSize({ width, height: 900 });
         await page.goto(stack.address + path);
-        const shown =
-          path === '/events'
-            ? page.getByTestId('events')
-            : path === overMidnight
-              ? page.getByRole('button', { name: /\d+ \w+ 23:45.* – \d+ \w+ 00:15/ })
-              : path.startsWith('/hosts/')
-                ? chart('cpu.mode')
-                : card();
         await shown.waitFor();
         const { scroll, client } = await page
           .locator('html')
