@@ -144,6 +144,48 @@ export const errors = {
     detail: "The request can't be read: {reason}.",
     action: 'See /docs for what there is.',
   },
+  bad_entry: {
+    ...invalid,
+    title: 'Bad entry',
+    detail: '{place}: {reason}.',
+    action: 'Nothing of this call was stored. {hint}',
+  },
+  bad_condition: {
+    ...invalid,
+    title: 'Bad condition',
+    detail: 'The condition "{value}" can\'t be used: {reason}.',
+    action:
+      'Give a key of metadata, a comparison and a value: size>=10, ok=true, host=web-*; in quotes it is a string as it stands: version="10".',
+  },
+  bad_cursor: {
+    ...invalid,
+    title: 'Bad cursor',
+    detail: 'The parameter "before" is not one of this list: "{value}".',
+    action: 'Give "before" of an answer as it was received, or leave it out to begin with the newest.',
+  },
+  too_many_entries: {
+    http: 413,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many entries',
+    detail: 'The call has {count} entries; {most} is the most.',
+    action: 'Nothing of it was stored: send them in several calls.',
+  },
+  write_rate_exceeded: {
+    http: 429,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many measures and events',
+    detail: 'This key writes more than {most} measures and events a second.',
+    action: 'Nothing of this call was stored: send it again in {retryAfter} s, or raise custom.rate of the collector.',
+  },
+  too_many_custom_names: {
+    http: 429,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many names',
+    detail:
+      'This key has written {most} different names, and metadata keys of names, of late; "{value}" is one too many.',
+    action:
+      'Nothing of this call was stored: put what varies into values of metadata, try again in {retryAfter} s, or raise custom.names of the collector.',
+  },
   bad_message: {
     ...invalid,
     title: 'Bad message',
@@ -266,7 +308,8 @@ export const errors = {
     grpc: 'INVALID_ARGUMENT',
     title: 'Unsupported media type',
     detail: 'A body of type "{value}" can\'t be read here.',
-    action: 'Send application/json, or no body where none is asked for.',
+    action:
+      'Send application/json, for many measures or events also application/x-ndjson, or no body where none is asked for.',
   },
   host_refused: {
     http: 421,
@@ -335,11 +378,16 @@ export const errors = {
 
 export type ErrorCode = keyof typeof errors;
 
-/** What fills the holes of an error's sentence; `parameter` and `nearest` are also members of the problem. */
-export type ErrorContext = { parameter?: string; nearest?: string | undefined } & Record<
-  string,
-  string | number | undefined
->;
+/**
+ * What fills the holes of an error's sentence; `parameter`, `nearest` and `index` are also members of the problem, `retryAfter`
+ * (whole seconds) is also a header of the answer.
+ */
+export type ErrorContext = {
+  parameter?: string;
+  nearest?: string | undefined;
+  index?: number | undefined;
+  retryAfter?: number | undefined;
+} & Record<string, string | number | undefined>;
 
 /** An error of the catalogue. Its message is the sentence for the user, the same over HTTP and gRPC. */
 export class ApiError extends Error {
@@ -347,6 +395,9 @@ export class ApiError extends Error {
   readonly code: ErrorCode;
   readonly parameter: string | undefined;
   readonly nearest: string | undefined;
+  readonly index: number | undefined;
+  /** After how many seconds it is worth another try. */
+  readonly retryAfter: number | undefined;
 
   constructor(code: ErrorCode, context: ErrorContext = {}, options?: ErrorOptions) {
     const { detail, action } = errors[code];
@@ -354,6 +405,8 @@ export class ApiError extends Error {
     this.code = code;
     this.parameter = context.parameter;
     this.nearest = context.nearest;
+    this.index = context.index;
+    this.retryAfter = context.retryAfter;
   }
 
   get httpStatus(): number {
@@ -375,6 +428,7 @@ export class ApiError extends Error {
       code: this.code,
       ...(this.parameter !== undefined && { parameter: this.parameter }),
       ...(this.nearest !== undefined && { nearest: this.nearest }),
+      ...(this.index !== undefined && { index: this.index }),
     };
   }
 }

@@ -16,6 +16,7 @@ export const Problem = Type.Object(
     code: Type.String({ description: 'Stable name of the error' }),
     parameter: Type.Optional(Type.String({ description: 'The parameter at fault' })),
     nearest: Type.Optional(Type.String({ description: 'The nearest valid value' })),
+    index: Type.Optional(Type.Integer({ description: 'Of many entries in one call, the one at fault, from 0' })),
   },
   { $id: 'Problem' },
 );
@@ -295,3 +296,110 @@ export type ReplayClock = {
 };
 
 export type ReplayMessage = LiveRows | ReplayClock | { type: 'error'; id: string | null; problem: Problem };
+
+/** How grave an event is, the least first. */
+export const severities = ['debug', 'info', 'warning', 'error', 'critical'] as const;
+export type Severity = (typeof severities)[number];
+
+/** What measures and events are called. */
+export const customNamePattern = '^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$';
+/** What keys of metadata are called. */
+export const metadataKeyPattern = '^[A-Za-z][A-Za-z0-9_.-]{0,63}$';
+
+const metadataValue = Type.Union([Type.String(), Type.Number(), Type.Boolean()]);
+/** Key-values with their types. */
+export type Metadata = Record<string, string | number | boolean>;
+const metadata = (description: string) => Type.Record(Type.String(), metadataValue, { description });
+const newMetadata = Type.Optional(
+  metadata('Strings, numbers and booleans by key: a letter, then letters, digits, "_", "-" and ".", at most 64'),
+);
+const newName = Type.String({
+  pattern: customNamePattern,
+  description: 'A letter, then letters, digits, "_", "-", ".", ":" and "/", at most 128',
+});
+const newTime = (description: string) =>
+  Type.Optional(
+    Type.Union([Type.String(), Type.Number()], {
+      description: `${description}: RFC 3339, or milliseconds since 1970; kept to the microsecond`,
+    }),
+  );
+
+/** A measure to be stored: with either a value or a text. */
+export const NewMeasure = Type.Object(
+  {
+    name: newName,
+    value: Type.Optional(Type.Number({ description: 'A finite number' })),
+    text: Type.Optional(Type.String()),
+    time: newTime('When it was measured; when it arrives by default'),
+    metadata: newMetadata,
+  },
+  { additionalProperties: false },
+);
+export type NewMeasure = Static<typeof NewMeasure>;
+
+/** An event to be stored. */
+export const NewEvent = Type.Object(
+  {
+    name: newName,
+    text: Type.Optional(Type.String()),
+    time: newTime('When it happened or began; when it arrives by default'),
+    end: newTime('When it ended, not before it began; absent where it has no length'),
+    severity: Type.Optional(Type.Enum([...severities], { description: 'How grave it is; info by default' })),
+    metadata: newMetadata,
+  },
+  { additionalProperties: false },
+);
+export type NewEvent = Static<typeof NewEvent>;
+
+/** What a call that wrote measures or events is answered, once the log has all of them. */
+export const Accepted = Type.Object({
+  accepted: Type.Integer({ description: 'How many the log has' }),
+  duplicate: Type.Boolean({ description: 'Whether all of them had come before, under the same Idempotency-Key' }),
+});
+export type Accepted = Static<typeof Accepted>;
+
+const found = {
+  id: Type.String({ description: 'Unique within its time' }),
+  time: ms('When it was, with up to three decimals'),
+  name: Type.String(),
+  metadata: metadata('Strings, numbers and booleans by key'),
+  source: Type.String({ description: 'Whose key it was written with: the id of the key' }),
+};
+const continued = nullable(Type.String({ description: 'Where the list continues; null at its end' }));
+
+export const Measure = Type.Object({ ...found, value, text: nullable(Type.String()) });
+export type Measure = Static<typeof Measure>;
+/** Measures, the newest first. */
+export const Measures = Type.Object({ measures: Type.Array(Measure), before: continued });
+export type Measures = Static<typeof Measures>;
+
+export const CustomEvent = Type.Object({
+  ...found,
+  end: nullable(ms('When it ended; null where it has no length')),
+  severity: Type.Enum([...severities]),
+  text: Type.String(),
+});
+export type CustomEvent = Static<typeof CustomEvent>;
+/** Events, the newest first. */
+export const CustomEvents = Type.Object({ events: Type.Array(CustomEvent), before: continued });
+export type CustomEvents = Static<typeof CustomEvents>;
+
+export const AuditRecord = Type.Object({
+  id: found.id,
+  time: ms('When it was done'),
+  actor: Type.Object({
+    kind: Type.String({ description: 'user, key, anonymous or system' }),
+    id: Type.String({ description: 'Empty where it has none' }),
+    name: Type.String({ description: 'Of a sign-in that failed, the name that was tried' }),
+  }),
+  action: Type.String({ description: 'What was done, such as sign_in or user.create' }),
+  target: Type.String({ description: 'What it was done to' }),
+  before: Type.Unknown({ description: 'As it was; null where there was nothing' }),
+  after: Type.Unknown({ description: 'As it is since; null where there is nothing' }),
+  address: Type.String({ description: 'The address that it came from; empty where it came from none' }),
+  collector: Type.String({ description: 'The collector that wrote it' }),
+});
+export type AuditRecord = Static<typeof AuditRecord>;
+/** What was changed, the newest first. */
+export const AuditRecords = Type.Object({ records: Type.Array(AuditRecord), before: continued });
+export type AuditRecords = Static<typeof AuditRecords>;

@@ -2,11 +2,15 @@ import { fileURLToPath } from 'node:url';
 import { loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { protoFolder } from '#catalog.ts';
+import type { ProtoGrpcType as AuditTypes } from '#gen/audit.ts';
+import type { ProtoGrpcType as CustomTypes } from '#gen/custom.ts';
 import type { ProtoGrpcType as DeadLetterTypes } from '#gen/dead_letter.ts';
 import type { ProtoGrpcType as LiveTypes } from '#gen/live.ts';
 import type { ProtoGrpcType as QueryTypes } from '#gen/query.ts';
 import type { ProtoGrpcType as ReplayTypes } from '#gen/replay.ts';
 
+export type { AuditClient, AuditHandlers } from '#gen/fleetreel/v1/Audit.ts';
+export type { CustomClient, CustomHandlers } from '#gen/fleetreel/v1/Custom.ts';
 export type { DeadLetter__Output as DeadLetterMessage } from '#gen/fleetreel/v1/DeadLetter.ts';
 export type { DeadLetterChoice, DeadLetterChoice__Output } from '#gen/fleetreel/v1/DeadLetterChoice.ts';
 export type { DeadLetterFilter, DeadLetterFilter__Output } from '#gen/fleetreel/v1/DeadLetterFilter.ts';
@@ -24,7 +28,7 @@ export type { ReplayClient, ReplayHandlers } from '#gen/fleetreel/v1/Replay.ts';
 
 /** The services' definitions, as the server, its reflection and the clients take them. */
 export const packageDefinition = loadSync(
-  ['query', 'live', 'replay', 'dead_letter'].map((name) => `fleetreel/v1/${name}.proto`),
+  ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit'].map((name) => `fleetreel/v1/${name}.proto`),
   {
     includeDirs: [fileURLToPath(protoFolder)],
     keepCase: true,
@@ -40,5 +44,7 @@ export const packageDefinition = loadSync(
 const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes &
   LiveTypes &
   ReplayTypes &
-  DeadLetterTypes;
-export const { Query, Live, Replay, DeadLetters } = types.fleetreel.v1;
+  DeadLetterTypes &
+  CustomTypes &
+  AuditTypes;
+export const { Query, Live, Replay, DeadLetters, Custom, Audit } = types.fleetreel.v1;

@@ -1,5 +1,8 @@
-/** What a message in the log is; the third token of its subject. */
-export const kinds = ['frame', 'batch', 'host', 'refusal', 'dead'] as const;
+/**
+ * What a message in the log is; the third token of its subject. The last token is the host that it is of; of `custom` it is the key
+ * that it was written with, of `audit` the collector that wrote it.
+ */
+export const kinds = ['frame', 'batch', 'host', 'refusal', 'dead', 'custom', 'audit'] as const;
 export type Kind = (typeof kinds)[number];
 
 /** Every subject of the product begins so: the product and the version of its contract. */

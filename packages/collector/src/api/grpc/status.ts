@@ -15,6 +15,8 @@ export function statusOf(error: unknown, method: string, { telemetry }: FacePart
     const value = known[name];
     if (value !== undefined) metadata.set(`fleetreel-${name}`, encodeURI(value));
   }
+  if (known.index !== undefined) metadata.set('fleetreel-index', String(known.index));
+  if (known.retryAfter !== undefined) metadata.set('retry-after', String(known.retryAfter));
   return Object.assign(new Error(known.message), { code: known.grpcStatus, details: known.message, metadata });
 }
 

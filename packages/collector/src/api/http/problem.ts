@@ -13,14 +13,16 @@ const problemType = 'application/problem+json; charset=utf-8';
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const known = catalogued(error, request);
   if (known.code === 'internal') request.log.error({ err: error, url: request.url }, 'a request failed');
-  if (known.httpStatus === 503) void reply.header('retry-after', '5');
+  const retryAfter = known.retryAfter ?? (known.httpStatus === 503 ? 5 : undefined);
+  if (retryAfter !== undefined) void reply.header('retry-after', String(retryAfter));
   return reply.code(known.httpStatus).header('content-type', problemType).send(JSON.stringify(known.problem));
 }
 
 function catalogued(error: unknown, request: FastifyRequest): ApiError {
   if (error instanceof ApiError) return error;
   const { code, statusCode, message } = error as FastifyError;
-  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new ApiError('payload_too_large', { most: bodyBytesMax });
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+    return new ApiError('payload_too_large', { most: request.routeOptions.bodyLimit ?? bodyBytesMax });
   if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
     return new ApiError('unsupported_media_type', { value: clip(request.headers['content-type'] ?? '') });
   if (statusCode && statusCode >= 400 && statusCode < 500) return badRequest(message);
