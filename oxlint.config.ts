@@ -9,7 +9,8 @@ const rooms: Record<string, readonly string[]> = {
   query: ['store', 'live', 'log'],
   live: ['log'],
   replay: ['log', 'store'],
-  api: ['query', 'live', 'replay', 'log', 'store'],
+  access: ['log'],
+  api: ['query', 'live', 'replay', 'access', 'log', 'store'],
 };
 const names = Object.keys(rooms);
 

@@ -39,6 +39,8 @@ export class Stack implements AsyncDisposable {
   /** `127.0.0.1:PORT` of its gRPC face. */
   readonly grpcAddress: string;
   readonly folder: string;
+  /** What whoever brings no credentials may do. */
+  anonymous: 'none' | 'viewer' | 'admin' = 'admin';
   collector!: Program;
   readonly #httpPort: number;
   readonly #grpcPort: number;
@@ -115,7 +117,12 @@ export class Stack implements AsyncDisposable {
   collectorFlags(natsUrl = this.nats.url): string[] {
     return [
       ...this.questdb.flags,
-      ...flags({ 'nats-url': natsUrl, 'http-port': this.#httpPort, 'grpc-port': this.#grpcPort }),
+      ...flags({
+        'nats-url': natsUrl,
+        'http-port': this.#httpPort,
+        'grpc-port': this.#grpcPort,
+        'access-anonymous': this.anonymous,
+      }),
     ];
   }
 

@@ -186,6 +186,8 @@ function collector(url: string, { http, grpc }: UpSettings, environment: Record<
       FLEETREEL_GRPC_HOST: '127.0.0.1',
       FLEETREEL_GRPC_PORT: String(grpc.port),
       FLEETREEL_CONSOLE: built.console,
+      // Whoever is on this machine, until there are users.
+      FLEETREEL_ACCESS_ANONYMOUS: 'admin',
     },
     ready: async (signal) => (await ask(`${url}/readyz`, signal)) !== undefined,
     readyWithin: 60_000,

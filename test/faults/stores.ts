@@ -17,7 +17,7 @@ export class Collector implements AsyncDisposable {
   /** Starts one; settled when it is ready. */
   static async start(url: string, store: Store, flags: readonly string[] = []): Promise<Collector> {
     const port = await freePort();
-    const faces = ['--http-port', String(port), '--grpc-port', '0'];
+    const faces = ['--http-port', String(port), '--grpc-port', '0', '--access-anonymous', 'admin'];
     const program = await startProgram(programs.collector, ['run', ...store.flags(url), ...faces, ...flags]);
     const collector = new Collector(program, `http://127.0.0.1:${port}`);
     const said = () => program.lines.slice(-10).join('\n');

@@ -31,6 +31,16 @@ const settings = Type.Object({
     host: text('127.0.0.1', 'Address of the gRPC face; loopback only'),
     port: port(7601, 'Port of the gRPC face; 0 takes a free one'),
   }),
+  access: Type.Object({
+    anonymous: Type.Union(
+      (['none', 'viewer', 'admin'] as const).map((may) => Type.Literal(may)),
+      {
+        default: 'none',
+        description:
+          'What whoever brings no credentials may do: nothing, read and replay, or all; the last two on loopback only',
+      },
+    ),
+  }),
   store: Type.String({
     default: 'main',
     pattern: '^[a-z0-9][a-z0-9_-]{0,31}$',

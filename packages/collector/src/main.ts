@@ -4,6 +4,7 @@
 import { durationMilliseconds, milliseconds } from '@fleetreel/proto/duration';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { readTime } from '@fleetreel/proto/time';
+import { Access } from '#access/access.ts';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { checkSettings, partitionOf, placeOf, program, rawDays, type Settings } from '#config.ts';
@@ -64,7 +65,7 @@ async function run(settings: Settings): Promise<number> {
       setTimeout(() => abandon.abort(), stopMilliseconds).unref();
     });
 
-  const faces = await Faces.start(settings, telemetry);
+  const faces = await Faces.start(settings, new Access(settings.access), telemetry);
   const closing: (() => unknown)[] = [];
   const running: Promise<unknown>[] = [];
   const { signal } = stopping;

@@ -1,5 +1,6 @@
 // What tests with real servers share: the rooms of a collector behind its faces, and a host that has said what it is.
 import type { HostDescription } from '@fleetreel/proto';
+import { Access, type Anonymous } from '#access/access.ts';
 import { Faces } from '#api/serve.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
@@ -30,11 +31,17 @@ type RoomsOptions = {
   retention?: ConstructorParameters<typeof Query>[0]['retention'];
 };
 
-/** Listens on free ports, where nothing is answered yet, until `closing` is. */
-export async function startFaces(closing: AsyncDisposableStack): Promise<{ telemetry: Telemetry; faces: Faces }> {
+/**
+ * Listens on free ports, where nothing is answered yet, until `closing` is.
+ * @param anonymous what whoever brings no credentials may do
+ */
+export async function startFaces(
+  closing: AsyncDisposableStack,
+  anonymous: Anonymous = 'admin',
+): Promise<{ telemetry: Telemetry; faces: Faces }> {
   const telemetry = new Telemetry('silent');
   const anyPort = { host: '127.0.0.1', port: 0 };
-  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, telemetry);
+  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, new Access({ anonymous }), telemetry);
   closing.defer(() => faces.close());
   return { telemetry, faces };
 }

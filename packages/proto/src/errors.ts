@@ -13,6 +13,7 @@ export const grpcStatus = {
   UNIMPLEMENTED: 12,
   INTERNAL: 13,
   UNAVAILABLE: 14,
+  UNAUTHENTICATED: 16,
 } as const;
 
 type Entry = {
@@ -259,6 +260,20 @@ export const errors = {
     title: 'Replay not found',
     detail: 'There is no replay "{value}" that waits for its reader.',
     action: 'Make one with POST /api/v1/replays, and open it within a minute.',
+  },
+  not_signed_in: {
+    http: 401,
+    grpc: 'UNAUTHENTICATED',
+    title: 'Not signed in',
+    detail: 'This needs a user or an API key, and the request brought none that is valid.',
+    action: 'Sign in at /login, or send an API key as "Authorization: Bearer KEY" or "X-API-Key: KEY".',
+  },
+  not_permitted: {
+    http: 403,
+    grpc: 'PERMISSION_DENIED',
+    title: 'Not permitted',
+    detail: 'This needs the right "{need}", and these credentials have: {have}.',
+    action: 'Ask an administrator for a role or an API key that has it.',
   },
   origin_refused: {
     http: 403,

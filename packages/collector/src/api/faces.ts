@@ -1,6 +1,8 @@
 // What the HTTP and the gRPC face are given, and what they count.
 
 import { Counter, Gauge, Histogram } from 'prom-client';
+import type { Access } from '#access/access.ts';
+import type { Need } from '#access/identity.ts';
 import type { Hub } from '#live/hub.ts';
 import type { DeadLetters } from '#log/dead.ts';
 import type { Query } from '#query/query.ts';
@@ -16,13 +18,16 @@ export type FaceParts = {
   rooms: () => Rooms;
   telemetry: Telemetry;
   metrics: FaceMetrics;
-  tenant: string;
+  /** Who asks, and so of which tenant a request is. */
+  access: Access;
 };
 
 /** A face that listens. */
 export type Face = {
   /** What was bound, which differs from what was asked for when that was port 0. */
   port: number;
+  /** What it serves and what each asks of its caller, by `GET /api/v1/hosts` or by the path of the method. */
+  needs: ReadonlyMap<string, Need>;
   /** Takes nothing new, ends streams with a reason, waits for what is in flight. */
   close(): Promise<void>;
 };

@@ -1,7 +1,7 @@
 // Both faces, listening from the start: what can't be asked yet is answered so, and /healthz and /readyz always answer.
-import { defaultTenant } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import { SettingsError } from '@fleetreel/proto/settings';
+import type { Access } from '#access/access.ts';
 import { type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
 import { type GrpcSettings, startGrpc } from '#api/grpc/server.ts';
 import { startHttp } from '#api/http/server.ts';
@@ -14,16 +14,18 @@ export type FaceSettings = { http: { host: string; port: number }; grpc: GrpcSet
 export class Faces {
   readonly http: Face;
   readonly grpc: Face;
+  readonly access: Access;
   readonly #state: { rooms: Rooms | undefined };
 
-  private constructor(http: Face, grpc: Face, state: { rooms: Rooms | undefined }) {
+  private constructor(http: Face, grpc: Face, access: Access, state: { rooms: Rooms | undefined }) {
     this.http = http;
     this.grpc = grpc;
+    this.access = access;
     this.#state = state;
   }
 
   /** Listens on both ports. @throws SettingsError where one can't be had */
-  static async start({ http, grpc, console }: FaceSettings, telemetry: Telemetry): Promise<Faces> {
+  static async start({ http, grpc, console }: FaceSettings, access: Access, telemetry: Telemetry): Promise<Faces> {
     const state: { rooms: Rooms | undefined } = { rooms: undefined };
     const parts: FaceParts = {
       rooms() {
@@ -33,11 +35,11 @@ export class Faces {
       },
       telemetry,
       metrics: new FaceMetrics(telemetry, () => state.rooms?.hub.size ?? 0),
-      tenant: defaultTenant,
+      access,
     };
     const httpFace = await listening('http', http, startHttp(parts, { ...http, console }));
     try {
-      return new Faces(httpFace, await listening('grpc', grpc, startGrpc(parts, grpc)), state);
+      return new Faces(httpFace, await listening('grpc', grpc, startGrpc(parts, grpc)), access, state);
     } catch (cause) {
       await httpFace.close();
       throw cause;

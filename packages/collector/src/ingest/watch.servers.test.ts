@@ -67,7 +67,16 @@ test('what the log lost while no collector ran is told', { timeout: 180_000 }, a
   closing.use(nats);
   closing.use(questdb);
   const [http, grpc] = [await freePort(), await freePort()];
-  const own = ['--http-port', `${http}`, '--grpc-port', `${grpc}`, '--log-bytes', `${log_bytes}`];
+  const own = [
+    '--http-port',
+    `${http}`,
+    '--grpc-port',
+    `${grpc}`,
+    '--log-bytes',
+    `${log_bytes}`,
+    '--access-anonymous',
+    'admin',
+  ];
   const flags = ['--nats-url', nats.url, ...questdb.flags, ...own];
   const collect = async () => {
     const collector = await startProgram('packages/collector/src/main.ts', ['run', ...flags]);

@@ -12,8 +12,8 @@ import { changeDead, listDead, sequenceOf } from '#query/dead_letters.ts';
 const now = () => systemClock.now_us() / 1000;
 
 export function deadLetterHandlers(parts: FaceParts): DeadLettersHandlers {
-  const { rooms, tenant } = parts;
-  const change = async (what: 'redrive' | 'discard', choice: DeadLetterChoice__Output | null) => {
+  const { rooms } = parts;
+  const change = async (what: 'redrive' | 'discard', tenant: string, choice: DeadLetterChoice__Output | null) => {
     const wanted = {
       ...questionOf(choice?.filter ?? null),
       sequences: (choice?.sequences ?? []).map(String),
@@ -23,16 +23,20 @@ export function deadLetterHandlers(parts: FaceParts): DeadLettersHandlers {
     return { outcome: { ...outcome, before } };
   };
   return {
-    ListDeadLetters: unary(parts, 'DeadLetters/ListDeadLetters', async ({ filter }) => {
+    ListDeadLetters: unary(parts, 'DeadLetters/ListDeadLetters', async ({ filter }, { tenant }) => {
       const { letters, before } = await listDead(rooms().deadLetters, tenant, questionOf(filter), now());
       return { letters: letters.map(letterMessage), before: before ?? 0 };
     }),
-    GetDeadLetter: unary(parts, 'DeadLetters/GetDeadLetter', async ({ sequence }) => {
+    GetDeadLetter: unary(parts, 'DeadLetters/GetDeadLetter', async ({ sequence }, { tenant }) => {
       const { bytes, ...letter } = await rooms().deadLetters.get(tenant, sequenceOf(String(sequence), 'sequence'));
       return { letter: letterMessage(letter), content: Buffer.from(bytes) };
     }),
-    RedriveDeadLetters: unary(parts, 'DeadLetters/RedriveDeadLetters', ({ choice }) => change('redrive', choice)),
-    DiscardDeadLetters: unary(parts, 'DeadLetters/DiscardDeadLetters', ({ choice }) => change('discard', choice)),
+    RedriveDeadLetters: unary(parts, 'DeadLetters/RedriveDeadLetters', ({ choice }, { tenant }) =>
+      change('redrive', tenant, choice),
+    ),
+    DiscardDeadLetters: unary(parts, 'DeadLetters/DiscardDeadLetters', ({ choice }, { tenant }) =>
+      change('discard', tenant, choice),
+    ),
   };
 }
 

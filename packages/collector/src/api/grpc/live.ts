@@ -3,6 +3,7 @@ import { ApiError } from '@fleetreel/proto/errors';
 import type { LiveHandlers } from '@fleetreel/proto/services';
 import type { FaceParts } from '#api/faces.ts';
 import { recorded, written } from '#api/grpc/replay.ts';
+import { identityOf } from '#api/grpc/rights.ts';
 import { statusOf } from '#api/grpc/status.ts';
 import { hostNames, tableNames, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
@@ -35,6 +36,7 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
       stops.add(stop);
       ends.push(() => stops.delete(stop));
       try {
+        const { tenant } = identityOf(call);
         // All are checked before the first is begun, so that a wrong one is answered alone.
         const watches = call.request.watches.map(({ table: name, fields, hosts }) => {
           const table = findTable(name);
@@ -49,7 +51,7 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
           ends.push(
             parts
               .rooms()
-              .hub.watch({ tenant: parts.tenant, table, hosts }, (update) =>
+              .hub.watch({ tenant, table, hosts }, (update) =>
                 outbox.push(`${index}\0${update.frame.host}`, { update, fields }),
               ),
           );
@@ -85,7 +87,7 @@ async function follow(
     const { from, token, hosts, tables } = call.request;
     if (from && token) throw new ApiError('bad_command', { reason: 'it begins at a time or at a token, not at both' });
     const question = {
-      tenant: parts.tenant,
+      tenant: identityOf(call).tenant,
       hosts: hostNames(hosts),
       tables: tableNames(tables),
       from: token ? { token } : { time_us: timeOf(from || 'now', 'from', systemClock.now_us() / 1000) },

@@ -7,7 +7,7 @@ import type { HostState } from '#query/hosts.ts';
 import type { LatestRow } from '#query/latest.ts';
 
 export function queryHandlers(parts: FaceParts): QueryHandlers {
-  const { rooms, tenant } = parts;
+  const { rooms } = parts;
   const tables = catalog.map(({ name, help, labels, fields, rowTime = '' }) => ({
     name,
     help,
@@ -16,16 +16,16 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
     fields: [...fields],
   }));
   return {
-    ListHosts: unary(parts, 'Query/ListHosts', async () => ({
+    ListHosts: unary(parts, 'Query/ListHosts', async (_, { tenant }) => ({
       hosts: rooms().query.hosts.list(tenant).map(hostMessage),
     })),
     Catalog: unary(parts, 'Query/Catalog', async () => ({ tables })),
-    Latest: unary(parts, 'Query/Latest', async ({ table, hosts, labels }) => {
+    Latest: unary(parts, 'Query/Latest', async ({ table, hosts, labels }, { tenant }) => {
       const wanted = Object.fromEntries(Object.entries(labels).map(([name, value]) => [name, [value]]));
       const { rows } = await rooms().query.latest(tenant, { table, hosts, labels: wanted });
       return { rows: rows.map(rowMessage) };
     }),
-    Rows: unary(parts, 'Query/Rows', async ({ labels, limit, ...question }) => {
+    Rows: unary(parts, 'Query/Rows', async ({ labels, limit, ...question }, { tenant }) => {
       const { rows, isTruncated } = await rooms().query.rows(tenant, {
         ...question,
         limit: limit === 0 ? '' : String(limit),
@@ -33,7 +33,7 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
       });
       return { rows: rows.map(rowMessage), truncated: isTruncated };
     }),
-    Series: unary(parts, 'Query/Series', async ({ labels, ...question }) => {
+    Series: unary(parts, 'Query/Series', async ({ labels, ...question }, { tenant }) => {
       const { table, aggregation, from, to, stepMs, times, series } = await rooms().query.series(tenant, {
         ...question,
         labels: Object.fromEntries(Object.entries(labels).map(([name, { values }]) => [name, values])),
@@ -53,7 +53,7 @@ export function queryHandlers(parts: FaceParts): QueryHandlers {
         })),
       };
     }),
-    Coverage: unary(parts, 'Query/Coverage', async (question) => {
+    Coverage: unary(parts, 'Query/Coverage', async (question, { tenant }) => {
       const { query, deadLetters } = rooms();
       const { from, to, hosts } = await query.coverage(tenant, question, deadLetters);
       return {

@@ -9,6 +9,7 @@ import type {
 import type { ReelFrame } from '@fleetreel/reel/format';
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { FaceParts } from '#api/faces.ts';
+import { identityOf } from '#api/grpc/rights.ts';
 import { statusOf } from '#api/grpc/status.ts';
 import { sourceQuestion, speedOf, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
@@ -68,7 +69,7 @@ async function play(call: Call, stopping: AbortController, parts: FaceParts): Pr
     const start = await first.promise;
     const { from, to, from_sequence, to_sequence, hosts, tables, speed, paused, shift } = start;
     const asked = { from, to, fromSequence: Number(from_sequence), toSequence: Number(to_sequence), hosts, tables };
-    const question = sourceQuestion(parts.tenant, asked, systemClock.now_us() / 1000);
+    const question = sourceQuestion(identityOf(call).tenant, asked, systemClock.now_us() / 1000);
     const options = { speed: speedOf(speed), isPaused: paused, shift };
     using opened = await parts.rooms().replays.open(question, new CallReader(call, signal), options);
     player = opened;

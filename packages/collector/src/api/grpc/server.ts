@@ -1,9 +1,10 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
 import { DeadLetters, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
-import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
+import { logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Face, FaceParts } from '#api/faces.ts';
+import { ProtectedServer } from '#api/grpc/access.ts';
 import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
 import { queryHandlers } from '#api/grpc/query.ts';
@@ -23,7 +24,7 @@ setLogVerbosity(logVerbosity.NONE);
 
 /** Starts the gRPC face; resolves when it listens. */
 export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSettings): Promise<Face> {
-  const server = new Server({
+  const server = new ProtectedServer(parts, {
     'grpc.max_receive_message_length': requestBytesMax,
     // An answer may be as large as `valuesMax` values are.
     'grpc.max_send_message_length': -1,
@@ -55,6 +56,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   const timer = setInterval(tellHealth, healthMilliseconds);
   return {
     port,
+    needs: server.needs,
     async close() {
       clearInterval(timer);
       for (const service of services) health.setStatus(service, 'NOT_SERVING');

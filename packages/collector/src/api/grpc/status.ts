@@ -1,10 +1,12 @@
 // Every error leaves as a status with the sentence of the catalogue, and its code in the metadata.
 import { ApiError } from '@fleetreel/proto/errors';
 import { type handleUnaryCall, Metadata, type ServiceError } from '@grpc/grpc-js';
+import type { Identity } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
+import { identityOf } from '#api/grpc/rights.ts';
 import { systemClock } from '#clock.ts';
 
-export function statusOf(error: unknown, method: string, { telemetry }: FaceParts): ServiceError {
+export function statusOf(error: unknown, method: string, { telemetry }: Pick<FaceParts, 'telemetry'>): ServiceError {
   const known =
     error instanceof ApiError ? error : new ApiError('internal', { id: `gRPC ${method}` }, { cause: error });
   if (known.code === 'internal') telemetry.log.error({ err: error, method }, 'a request failed');
@@ -24,7 +26,7 @@ export function statusOf(error: unknown, method: string, { telemetry }: FacePart
 export function unary<Q, A>(
   parts: FaceParts,
   method: string,
-  answer: (question: Q) => Promise<A>,
+  answer: (question: Q, identity: Identity) => Promise<A>,
 ): handleUnaryCall<Q, A> {
   return (call, callback) => {
     const began = systemClock.monotonic_ms();
@@ -36,7 +38,7 @@ export function unary<Q, A>(
     async function run(): Promise<void> {
       let value: A;
       try {
-        value = await answer(call.request);
+        value = await answer(call.request, identityOf(call));
       } catch (error) {
         done(statusOf(error, method, parts), null);
         return;

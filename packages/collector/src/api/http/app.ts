@@ -8,6 +8,18 @@ import type {
   RawServerDefault,
 } from 'fastify';
 import Type, { type TSchema } from 'typebox';
+import type { Identity, Need } from '#access/identity.ts';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What the route asks of its caller. Each route says it: the server does not start with one that doesn't. */
+    scope?: Need;
+  }
+  interface FastifyRequest {
+    /** Who asks, and so the tenant. Not of a public route. */
+    readonly identity: Identity;
+  }
+}
 
 /** The server, as its routes see it. */
 export type App = FastifyInstance<
@@ -19,9 +31,10 @@ export type App = FastifyInstance<
 >;
 
 const problems: Record<number, string> = {
+  401: 'The request brought no credentials that are valid',
   400: 'The request is wrong: the detail says what, where, and what to do',
   404: 'There is nothing of this name',
-  403: 'The page that asks may not do this',
+  403: 'The credentials, or the page that asks, may not do this',
   415: 'A body of this type is not read here',
   421: 'The request was addressed to another host name',
   426: 'This is a WebSocket',
@@ -42,7 +55,7 @@ export const json = (description: string, schema: TSchema) => ({
 export function problem(...statuses: number[]): Record<number, unknown> {
   const schema = Type.Ref('Problem');
   return Object.fromEntries(
-    [...statuses, 421, 431, 500].map((status) => [
+    [...new Set([...statuses, 401, 403, 421, 431, 500])].map((status) => [
       status,
       { description: problems[status] ?? 'A problem', content: { 'application/problem+json': { schema } } },
     ]),

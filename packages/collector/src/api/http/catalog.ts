@@ -14,6 +14,7 @@ export function catalogRoutes(app: App): void {
   app.get(
     '/catalog',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'All tables with their labels and fields',
         tags: ['history'],

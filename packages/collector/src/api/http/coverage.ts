@@ -6,10 +6,11 @@ import { from, host, many, one, type Parameters, to } from '#api/http/parameters
 
 const ms = (time_us: number | null) => (time_us === null ? null : time_us / 1000);
 
-export function coverageRoutes(app: App, { rooms, tenant }: FaceParts): void {
+export function coverageRoutes(app: App, { rooms }: FaceParts): void {
   app.get<{ Querystring: Parameters }>(
     '/coverage',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'What of a time range is stored of hosts, and every hole with its cause',
         tags: ['history'],
@@ -20,7 +21,7 @@ export function coverageRoutes(app: App, { rooms, tenant }: FaceParts): void {
         },
       },
     },
-    async ({ query: parameters }): Promise<Coverage> => {
+    async ({ query: parameters, identity: { tenant } }): Promise<Coverage> => {
       const { query, deadLetters } = rooms();
       const question = { hosts: many(parameters.host), from: one(parameters.from), to: one(parameters.to) };
       const { hosts, ...range } = await query.coverage(tenant, question, deadLetters);

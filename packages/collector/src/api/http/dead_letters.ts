@@ -5,6 +5,7 @@ import {
   DeadLetters,
   DeadLetterOutcome as Outcome,
 } from '@fleetreel/proto/http';
+import type { FastifyRequest } from 'fastify';
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
@@ -42,15 +43,17 @@ const choice = {
   all: Type.Optional(Type.Enum(['true'], { description: 'All of them, where there is neither sequence nor filter' })),
 };
 
+type Asked = Pick<FastifyRequest<{ Querystring: Parameters }>, 'query' | 'identity'>;
+
 const now = () => systemClock.now_us() / 1000;
 const questionOf = (parameters: Parameters) =>
   Object.fromEntries(Object.keys(filter).map((name) => [name, one(parameters[name])]));
 
-export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
+export function deadLetterRoutes(app: App, { rooms }: FaceParts): void {
   const tags = ['operation'];
   const change =
     (what: 'redrive' | 'discard') =>
-    async (parameters: Parameters): Promise<DeadLetterOutcome> => {
+    async ({ query: parameters, identity: { tenant } }: Asked): Promise<DeadLetterOutcome> => {
       const wanted = {
         ...questionOf(parameters),
         sequences: many(parameters.sequence),
@@ -64,6 +67,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
   app.get<{ Querystring: Parameters }>(
     '/dead-letters',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'Messages that could not be stored, the newest first',
         tags,
@@ -71,7 +75,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 200: json('Dead letters, without their bytes', DeadLetters), ...problem(400, 503) },
       },
     },
-    async ({ query }) => {
+    async ({ query, identity: { tenant } }) => {
       const { letters, before = null } = await listDead(rooms().deadLetters, tenant, questionOf(query), now());
       return { letters: letters.map(letterJson), before };
     },
@@ -79,6 +83,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
   app.get<{ Params: { sequence: string } }>(
     '/dead-letters/:sequence',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'One dead letter with its bytes',
         tags,
@@ -87,7 +92,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 200: json('The dead letter', DeadLetterBytes), ...problem(400, 404, 503) },
       },
     },
-    async ({ params }) => {
+    async ({ params, identity: { tenant } }) => {
       const { bytes, ...letter } = await rooms().deadLetters.get(tenant, sequenceOf(params.sequence, 'sequence'));
       return { ...letterJson(letter), base64: Buffer.from(bytes).toString('base64') };
     },
@@ -95,6 +100,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
   app.post<{ Querystring: Parameters }>(
     '/dead-letters/redrive',
     {
+      config: { scope: 'admin' },
       schema: {
         summary: 'Publish dead letters again',
         description:
@@ -104,11 +110,12 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 200: json('What was done', Outcome), ...problem(400, 403, 503) },
       },
     },
-    ({ query }) => redrive(query),
+    (request) => redrive(request),
   );
   app.delete<{ Querystring: Parameters }>(
     '/dead-letters',
     {
+      config: { scope: 'admin' },
       schema: {
         summary: 'Throw dead letters away',
         tags,
@@ -116,7 +123,7 @@ export function deadLetterRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 200: json('What was done', Outcome), ...problem(400, 403, 503) },
       },
     },
-    ({ query }) => discard(query),
+    (request) => discard(request),
   );
 }
 

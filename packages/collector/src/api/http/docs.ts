@@ -39,7 +39,7 @@ export async function docs(app: App, version: string): Promise<void> {
       css: [{ filename: 'fleetreel.css', content: '.swagger-ui .topbar{display:none}' }],
     },
   });
-  app.get('/docs/errors', { schema: { hide: true } }, (_, reply) =>
+  app.get('/docs/errors', { config: { scope: 'public' }, schema: { hide: true } }, (_, reply) =>
     reply.type('text/html; charset=utf-8').send(errorPage),
   );
 }

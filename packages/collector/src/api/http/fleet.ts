@@ -19,12 +19,13 @@ const table = Type.Optional(
   }),
 );
 
-export function fleetRoutes(app: App, { rooms, tenant, telemetry }: FaceParts): void {
+export function fleetRoutes(app: App, { rooms, telemetry }: FaceParts): void {
   /** Pages that are being sent. */
   let open = 0;
   app.get<{ Querystring: Parameters }>(
     '/metrics/fleet',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'The newest values of all hosts, for Prometheus',
         description:
@@ -37,7 +38,7 @@ export function fleetRoutes(app: App, { rooms, tenant, telemetry }: FaceParts): 
         },
       },
     },
-    ({ query: { host: hosts, table: tables }, headers }, reply) => {
+    ({ query: { host: hosts, table: tables }, headers, identity: { tenant } }, reply) => {
       if (open >= fleetPagesMax) throw new ApiError('busy', { most: fleetPagesMax });
       const pieces = rooms().query.fleet(tenant, { hosts: many(hosts), tables: many(tables) });
       const page = Readable.from(pieces, { objectMode: false });

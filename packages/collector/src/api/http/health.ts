@@ -12,12 +12,16 @@ export function healthRoutes(app: App, { telemetry }: FaceParts): void {
   const live = Type.Object({ ok: Type.Boolean() });
   app.get(
     '/healthz',
-    { schema: { summary: 'Whether the process lives', tags, response: { 200: json('It does', live) } } },
+    {
+      config: { scope: 'public' },
+      schema: { summary: 'Whether the process lives', tags, response: { 200: json('It does', live) } },
+    },
     () => ({ ok: true }),
   );
   app.get(
     '/readyz',
     {
+      config: { scope: 'public' },
       schema: {
         summary: 'Whether NATS and QuestDB can be used and frames are stored',
         tags,
@@ -33,6 +37,7 @@ export function healthRoutes(app: App, { telemetry }: FaceParts): void {
   app.get(
     '/metrics',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'Metrics of the collector itself, for Prometheus',
         tags,

@@ -10,12 +10,13 @@ const params = Type.Object({
   host: Type.String({ description: "A host's name, dots written as underscores", examples: ['web-1'] }),
 });
 
-export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
+export function hostRoutes(app: App, { rooms }: FaceParts): void {
   const tags = ['hosts'];
   const querystring = Type.Object({});
   app.get(
     '/hosts',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'All hosts with their status',
         tags,
@@ -23,11 +24,12 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 200: json('Hosts by name', Hosts), ...problem(400, 503) },
       },
     },
-    () => ({ hosts: rooms().query.hosts.list(tenant).map(hostJson) }),
+    ({ identity: { tenant } }) => ({ hosts: rooms().query.hosts.list(tenant).map(hostJson) }),
   );
   app.get<{ Params: { host: string } }>(
     '/hosts/:host',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'One host',
         tags,
@@ -36,7 +38,7 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 200: json('The host', Host), ...problem(400, 404, 503) },
       },
     },
-    ({ params: { host } }) => {
+    ({ params: { host }, identity: { tenant } }) => {
       const { hosts } = rooms().query;
       const found = hosts.get(tenant, host);
       if (!found) throw unknown('host_not_found', host, [...hosts.names(tenant)], { parameter: 'host' });
@@ -46,6 +48,7 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
   app.delete<{ Params: { host: string } }>(
     '/hosts/:host',
     {
+      config: { scope: 'admin' },
       schema: {
         summary: 'Forget a host and free its name',
         description:
@@ -56,7 +59,7 @@ export function hostRoutes(app: App, { rooms, tenant }: FaceParts): void {
         response: { 204: Type.Null({ description: 'The host is forgotten' }), ...problem(400, 403, 404, 503) },
       },
     },
-    async ({ params: { host } }, reply) => {
+    async ({ params: { host }, identity: { tenant } }, reply) => {
       await rooms().query.hosts.forget(tenant, host);
       return reply.code(204).send();
     },

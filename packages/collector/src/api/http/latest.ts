@@ -5,10 +5,11 @@ import { type App, json, problem } from '#api/http/app.ts';
 import { host, labels, labelsOf, many, one, type Parameters, table } from '#api/http/parameters.ts';
 import type { LatestRow } from '#query/latest.ts';
 
-export function latestRoutes(app: App, { rooms, tenant }: FaceParts): void {
+export function latestRoutes(app: App, { rooms }: FaceParts): void {
   app.get<{ Querystring: Parameters }>(
     '/latest',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'The newest row of every entity of a table',
         tags: ['history'],
@@ -19,7 +20,7 @@ export function latestRoutes(app: App, { rooms, tenant }: FaceParts): void {
         },
       },
     },
-    async ({ query: parameters }) => {
+    async ({ query: parameters, identity: { tenant } }) => {
       const { rows } = await rooms().query.latest(tenant, {
         table: one(parameters.table),
         hosts: many(parameters.host),

@@ -51,6 +51,7 @@ export function liveRoutes(app: App, parts: FaceParts): void {
     method: 'GET',
     url: '/live',
     exposeHeadRoute: false,
+    config: { scope: 'read' },
     schema: {
       summary: 'Rows as they arrive (WebSocket)',
       description:
@@ -63,10 +64,10 @@ export function liveRoutes(app: App, parts: FaceParts): void {
     handler: () => {
       throw new ApiError('upgrade_required', { value: '/api/v1/live' });
     },
-    wsHandler: (socket: Socket) => {
+    wsHandler: (socket: Socket, { identity }) => {
       attend(socket);
       const gone = parts.metrics.reader('http');
-      const reader = new Reader(socket, parts);
+      const reader = new Reader(socket, identity.tenant, parts);
       socket.on('message', (data, binary) => reader.take(binary ? '' : data.toString()));
       socket.on('error', (cause) => parts.telemetry.log.debug({ err: cause }, 'a live reader failed'));
       socket.on('close', () => {
@@ -80,13 +81,15 @@ export function liveRoutes(app: App, parts: FaceParts): void {
 /** One connection and its subscriptions. */
 class Reader {
   readonly #socket: Socket;
+  readonly #tenant: string;
   readonly #parts: FaceParts;
   readonly #subscriptions = new Map<string, () => void>();
   readonly #outbox: Outbox<(skipped: number) => LiveMessage | undefined>;
   #full = false;
 
-  constructor(socket: Socket, parts: FaceParts) {
+  constructor(socket: Socket, tenant: string, parts: FaceParts) {
     this.#socket = socket;
+    this.#tenant = tenant;
     this.#parts = parts;
     this.#outbox = new Outbox((message, skipped) => {
       parts.metrics.skipped(skipped);
@@ -130,7 +133,7 @@ class Reader {
       throw new ApiError('too_many_names', { parameter: 'hosts', count: hosts.length, most: namesMax });
     return this.#parts
       .rooms()
-      .hub.watch({ tenant: this.#parts.tenant, table, hosts }, (update) =>
+      .hub.watch({ tenant: this.#tenant, table, hosts }, (update) =>
         this.#outbox.push(`${id}\0${update.frame.host}`, (skipped) => rowsJson(id, update, fields, skipped)),
       );
   }
@@ -138,7 +141,7 @@ class Reader {
   /** All hosts at once, then those that changed: what a slow reader missed is joined, since the newest state is all that counts. */
   #watchHosts(id: string): () => void {
     const { hosts } = this.#parts.rooms().query;
-    const { tenant } = this.#parts;
+    const tenant = this.#tenant;
     const changed = new Set(hosts.names(tenant));
     const push = () =>
       this.#outbox.push(`${id}\0`, () => {

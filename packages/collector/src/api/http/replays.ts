@@ -48,6 +48,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
   app.post<{ Querystring: Parameters }>(
     '/replays',
     {
+      config: { scope: 'replay' },
       schema: {
         summary: 'Make a replay session: a range of the recording with a clock of its own',
         description: 'Open it within a minute as a WebSocket at /api/v1/replays/{id}.',
@@ -56,7 +57,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
         response: { 201: json('The session', ReplaySession), ...problem(400, 403, 415, 429, 503) },
       },
     },
-    async ({ query }, reply): Promise<ReplaySession> => {
+    async ({ query, identity }, reply): Promise<ReplaySession> => {
       const now_ms = systemClock.monotonic_ms();
       for (const [id, { expires_ms }] of sessions) if (expires_ms <= now_ms) sessions.delete(id);
       parts.rooms();
@@ -68,7 +69,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
         hosts: many(query.host),
         tables: many(query.table),
       };
-      const question = sourceQuestion(parts.tenant, asked, systemClock.now_us() / 1000);
+      const question = sourceQuestion(identity.tenant, asked, systemClock.now_us() / 1000);
       const wanted = one(query.speed);
       const pace = speedOf(wanted === undefined ? 1 : wanted.trim() === '' ? Number.NaN : Number(wanted));
       if (sessions.size >= replaySessionsMax) throw new ApiError('too_many_replays', { most: replaySessionsMax });
@@ -84,6 +85,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
     method: 'GET',
     url: '/replays/:id',
     exposeHeadRoute: false,
+    config: { scope: 'replay' },
     schema: {
       summary: 'Play a session (WebSocket)',
       description:
@@ -98,10 +100,12 @@ export function replayRoutes(app: App, parts: FaceParts): void {
     handler: () => {
       throw new ApiError('upgrade_required', { value: '/api/v1/replays/{id}' });
     },
-    wsHandler: (socket: Socket, { params: { id } }) => {
+    wsHandler: (socket: Socket, { params: { id }, identity }) => {
       attend(socket);
-      const session = sessions.get(id);
-      sessions.delete(id);
+      // Another tenant's is as if it were not there.
+      const known = sessions.get(id);
+      const session = known?.question.tenant === identity.tenant ? known : undefined;
+      if (session) sessions.delete(id);
       const stopping = new AbortController();
       open.add(stopping);
       const gone = parts.metrics.reader('http');

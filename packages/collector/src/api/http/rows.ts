@@ -5,10 +5,11 @@ import { type App, json, problem } from '#api/http/app.ts';
 import { rowJson } from '#api/http/latest.ts';
 import { from, host, labels, labelsOf, limit, many, one, type Parameters, table, to } from '#api/http/parameters.ts';
 
-export function rowsRoutes(app: App, { rooms, tenant }: FaceParts): void {
+export function rowsRoutes(app: App, { rooms }: FaceParts): void {
   app.get<{ Querystring: Parameters }>(
     '/rows',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'The rows of a table over a time range, the newest first',
         tags: ['history'],
@@ -19,7 +20,7 @@ export function rowsRoutes(app: App, { rooms, tenant }: FaceParts): void {
         },
       },
     },
-    async ({ query: parameters }) => {
+    async ({ query: parameters, identity: { tenant } }) => {
       const { rows, isTruncated } = await rooms().query.rows(tenant, {
         table: one(parameters.table),
         hosts: many(parameters.host),

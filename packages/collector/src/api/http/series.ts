@@ -17,10 +17,11 @@ import {
   to,
 } from '#api/http/parameters.ts';
 
-export function seriesRoutes(app: App, { rooms, tenant }: FaceParts): void {
+export function seriesRoutes(app: App, { rooms }: FaceParts): void {
   app.get<{ Querystring: Parameters }>(
     '/series',
     {
+      config: { scope: 'read' },
       schema: {
         summary: 'Fields of a table over a time range, aggregated by steps',
         tags: ['history'],
@@ -31,7 +32,7 @@ export function seriesRoutes(app: App, { rooms, tenant }: FaceParts): void {
         },
       },
     },
-    async ({ query: parameters }): Promise<Series> => {
+    async ({ query: parameters, identity: { tenant } }): Promise<Series> => {
       const { table, aggregation, series, ...range } = await rooms().query.series(tenant, {
         table: one(parameters.table),
         fields: many(parameters.field),

@@ -3,7 +3,9 @@ import websocket from '@fastify/websocket';
 import type { ApiError } from '@fleetreel/proto/errors';
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import type { TObject } from 'typebox';
+import type { Need } from '#access/identity.ts';
 import type { Face, FaceParts } from '#api/faces.ts';
+import { protect } from '#api/http/access.ts';
 import type { App } from '#api/http/app.ts';
 import { catalogRoutes } from '#api/http/catalog.ts';
 import { compress } from '#api/http/compress.ts';
@@ -33,18 +35,21 @@ const socketCloseMilliseconds = 1000;
 
 /** Starts the HTTP face; resolves when it listens. */
 export async function startHttp(parts: FaceParts, settings: HttpSettings): Promise<Face> {
-  const app = await createApp(parts, settings.console);
+  const { app, needs } = await createApp(parts, settings.console);
   try {
     const address = await app.listen({ host: settings.host, port: settings.port });
-    return { port: Number(new URL(address).port), close: () => app.close() };
+    return { port: Number(new URL(address).port), needs, close: () => app.close() };
   } catch (cause) {
     await app.close();
     throw cause;
   }
 }
 
-/** The server, ready to listen. */
-export async function createApp(parts: FaceParts, consoleFolder: string | undefined): Promise<App> {
+/** The server, ready to listen, and what its routes ask of their callers. */
+async function createApp(
+  parts: FaceParts,
+  consoleFolder: string | undefined,
+): Promise<{ app: App; needs: ReadonlyMap<string, Need> }> {
   const app: App = fastify({
     loggerInstance: parts.telemetry.log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
@@ -81,6 +86,7 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
     },
   });
   guard(app);
+  const needs = protect(app, parts.access);
   // Before a body is read that nobody takes.
   app.addHook('onRequest', async (request, reply) => {
     if (request.is404 && !['GET', 'HEAD'].includes(request.method)) return missing(request, reply);
@@ -114,5 +120,5 @@ export async function createApp(parts: FaceParts, consoleFolder: string | undefi
     return reply;
   });
   await app.ready();
-  return app;
+  return { app, needs };
 }
