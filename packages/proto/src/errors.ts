@@ -7,8 +7,10 @@ export const grpcStatus = {
   INVALID_ARGUMENT: 3,
   DEADLINE_EXCEEDED: 4,
   NOT_FOUND: 5,
+  ALREADY_EXISTS: 6,
   PERMISSION_DENIED: 7,
   RESOURCE_EXHAUSTED: 8,
+  FAILED_PRECONDITION: 9,
   OUT_OF_RANGE: 11,
   UNIMPLEMENTED: 12,
   INTERNAL: 13,
@@ -275,6 +277,83 @@ export const errors = {
     detail: 'This needs the right "{need}", and these credentials have: {have}.',
     action: 'Ask an administrator for a role or an API key that has it.',
   },
+  sign_in_failed: {
+    http: 401,
+    grpc: 'UNAUTHENTICATED',
+    title: 'Sign-in failed',
+    detail: 'There is no user of this name with this password.',
+    action: 'Check both; an administrator can make a link to set a new password.',
+  },
+  too_many_sign_ins: {
+    http: 429,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many sign-ins',
+    detail: 'Too many sign-ins were tried.',
+    action: 'Try again in {retryAfter} s.',
+  },
+  wrong_password: {
+    http: 403,
+    grpc: 'PERMISSION_DENIED',
+    title: 'Wrong password',
+    detail: 'The present password is another.',
+    action: 'Give the one that you signed in with.',
+  },
+  not_a_user: {
+    http: 403,
+    grpc: 'PERMISSION_DENIED',
+    title: 'Not a user',
+    detail: 'These credentials are not those of a user.',
+    action: 'Sign in with a name and a password.',
+  },
+  link_not_valid: {
+    http: 410,
+    grpc: 'NOT_FOUND',
+    title: 'Link not valid',
+    detail: 'This link was used already, is too old, or never was.',
+    action: 'Ask an administrator for another, or make one with "fleetreel-collector link".',
+  },
+  user_exists: {
+    http: 409,
+    grpc: 'ALREADY_EXISTS',
+    title: 'User exists',
+    detail: 'There is a user "{value}" already.',
+    action: 'Names are unique in an installation, over all tenants: give another.',
+  },
+  user_not_found: {
+    http: 404,
+    grpc: 'NOT_FOUND',
+    title: 'User not found',
+    detail: 'There is no user "{value}".',
+    action: '{suggestion}',
+  },
+  last_admin: {
+    http: 409,
+    grpc: 'FAILED_PRECONDITION',
+    title: 'Last admin',
+    detail: '"{value}" is the last user who may do this.',
+    action: 'Make another admin first, who has set a password.',
+  },
+  session_not_found: {
+    http: 404,
+    grpc: 'NOT_FOUND',
+    title: 'Session not found',
+    detail: 'You have no session "{value}".',
+    action: 'List those that you have: it may have ended.',
+  },
+  key_not_found: {
+    http: 404,
+    grpc: 'NOT_FOUND',
+    title: 'Key not found',
+    detail: 'There is no API key "{value}".',
+    action: 'List those that there are: it may have been revoked.',
+  },
+  too_many_kept: {
+    http: 409,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many',
+    detail: 'There are {most} {what}, which is the most.',
+    action: 'Remove some that nobody needs.',
+  },
   origin_refused: {
     http: 403,
     grpc: 'PERMISSION_DENIED',
@@ -448,7 +527,7 @@ export class ApiError extends Error {
   }
 }
 
-type UnknownCode = Extract<ErrorCode, `unknown_${string}` | 'host_not_found'>;
+type UnknownCode = Extract<ErrorCode, `unknown_${string}` | 'host_not_found' | 'user_not_found'>;
 
 /** A name that there is not: the error names it and the nearest there is. */
 export function unknown(

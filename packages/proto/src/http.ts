@@ -403,3 +403,141 @@ export type AuditRecord = Static<typeof AuditRecord>;
 /** What was changed, the newest first. */
 export const AuditRecords = Type.Object({ records: Type.Array(AuditRecord), before: continued });
 export type AuditRecords = Static<typeof AuditRecords>;
+
+/** What a right is for. `admin` implies all others. */
+export const scopes = ['read', 'replay', 'write:measure', 'write:event', 'admin'] as const;
+export type Scope = (typeof scopes)[number];
+/** What a user may be: a viewer may read and replay, an admin may do all. */
+export const roles = ['viewer', 'admin'] as const;
+export type Role = (typeof roles)[number];
+/** How long a password has to be at least, characters: it is the only factor. */
+export const passwordCharactersMin = 12;
+
+const role = Type.Enum([...roles], { description: 'viewer: read and replay; admin: all' });
+const scopeList = Type.Array(Type.Enum([...scopes]), { description: 'What it may do; admin implies all' });
+const userName = Type.String({ minLength: 1, maxLength: 64, description: "The user's name", examples: ['ada'] });
+const password = Type.String({ minLength: 1, maxLength: 1024, description: 'The password' });
+const newPassword = Type.String({
+  minLength: passwordCharactersMin,
+  maxLength: 1024,
+  description: `The new password, of ${passwordCharactersMin} characters or more`,
+});
+const mode = Type.Optional(
+  Type.Enum(['cookie', 'token'], {
+    description:
+      'How the session comes back: as a cookie for a browser, or as a bearer token; cookie when it is absent',
+  }),
+);
+const code = Type.String({ minLength: 1, maxLength: 200, description: 'The code of a one-time link: what is after #' });
+const purpose = Type.Enum(['first', 'invite', 'reset'], {
+  description: 'first: makes the first admin of a tenant, of any name. invite, reset: sets the password of a user',
+});
+
+/** `POST login`. */
+export const SignIn = Type.Object({ user: userName, password, mode });
+export type SignIn = Static<typeof SignIn>;
+/** Who has signed in. */
+export const SignedIn = Type.Object({
+  user: Type.String(),
+  tenant: Type.String(),
+  role,
+  expires: ms('When the session ends'),
+  token: Type.Optional(Type.String({ description: 'The bearer token, where one was asked for; shown once' })),
+});
+export type SignedIn = Static<typeof SignedIn>;
+/** `GET me`. */
+export const Me = Type.Object({
+  kind: Type.Enum(['user', 'key', 'anonymous']),
+  name: Type.String({ description: "The user's name, or the key's" }),
+  tenant: Type.String(),
+  role: Type.Optional(role),
+  scopes: scopeList,
+  expires: Type.Optional(ms('When the session or the key ends')),
+});
+export type Me = Static<typeof Me>;
+/** `POST me/password`. */
+export const PasswordChange = Type.Object({ password, newPassword });
+export type PasswordChange = Static<typeof PasswordChange>;
+
+export const Session = Type.Object({
+  id: Type.String(),
+  created: ms('When it was begun'),
+  expires: ms('When it ends'),
+  lastUsed: nullable(ms('When it was last used, to a minute; null while it was not')),
+  address: Type.String({ description: 'From where it was begun' }),
+  program: Type.String({ description: 'What the browser or program called itself' }),
+  current: Type.Boolean({ description: 'Whether this request is of it' }),
+});
+export type Session = Static<typeof Session>;
+export const Sessions = Type.Object({ sessions: Type.Array(Session) });
+export type Sessions = Static<typeof Sessions>;
+
+/** `POST link/check`. */
+export const LinkCode = Type.Object({ code });
+export type LinkCode = Static<typeof LinkCode>;
+/** What a one-time link is for. */
+export const LinkPurpose = Type.Object({
+  user: nullable(Type.String({ description: 'Whose password it sets; null where the name is yet to be chosen' })),
+  tenant: Type.String(),
+  role,
+  purpose,
+});
+export type LinkPurpose = Static<typeof LinkPurpose>;
+/** `POST link`: answers as login does. */
+export const LinkUse = Type.Object({ code, user: Type.Optional(userName), password: newPassword, mode });
+export type LinkUse = Static<typeof LinkUse>;
+/** A one-time link, shown once. */
+export const Link = Type.Object({
+  code: Type.String(),
+  path: Type.String({ description: 'Below the address of the console: /welcome#CODE' }),
+  purpose,
+  expires: ms('Until when it can be used'),
+});
+export type Link = Static<typeof Link>;
+
+export const User = Type.Object({
+  name: Type.String(),
+  role,
+  created: ms('When it was made'),
+  lastSignIn: nullable(ms('When a session of it was last begun; null where none is known')),
+  sessions: Type.Integer({ description: 'Sessions that are open' }),
+  hasPassword: Type.Boolean({ description: 'Whether the invitation was used' }),
+});
+export type User = Static<typeof User>;
+export const Users = Type.Object({ users: Type.Array(User) });
+export type Users = Static<typeof Users>;
+/** `POST users`. */
+export const NewUser = Type.Object({ user: userName, role });
+export type NewUser = Static<typeof NewUser>;
+/** A user, and the link by which a password is set. */
+export const InvitedUser = Type.Object({ user: User, link: Link });
+export type InvitedUser = Static<typeof InvitedUser>;
+/** `PATCH users/{user}`. */
+export const UserChange = Type.Object({ role });
+export type UserChange = Static<typeof UserChange>;
+
+export const Key = Type.Object({
+  id: Type.String(),
+  name: Type.String(),
+  scopes: scopeList,
+  created: ms('When it was made'),
+  createdBy: Type.String({ description: 'Who made it' }),
+  expires: nullable(ms('When it ends; null where it does not')),
+  lastUsed: nullable(ms('When it was last used, to a minute; null while it was not')),
+  lastAddress: Type.String({ description: 'From where; empty while it was not used' }),
+});
+export type Key = Static<typeof Key>;
+export const Keys = Type.Object({ keys: Type.Array(Key) });
+export type Keys = Static<typeof Keys>;
+/** `POST keys`. */
+export const NewKey = Type.Object({
+  name: Type.String({ minLength: 1, maxLength: 64, description: 'What it is for', examples: ['deploy'] }),
+  scopes: Type.Array(Type.Enum([...scopes]), { minItems: 1, maxItems: 5, description: 'What it may do' }),
+  ttl: Type.Optional(
+    Type.String({ description: 'How long it is valid, such as 30d; for ever when it is absent', examples: ['30d'] }),
+  ),
+});
+export type NewKey = Static<typeof NewKey>;
+/** A key with its secret, which is shown this once. */
+export const MadeKey = Type.Object({ key: Key, secret: Type.String({ description: 'What programs send: frk_...' }) });
+export type MadeKey = Static<typeof MadeKey>;

@@ -2,6 +2,7 @@ import { fileURLToPath } from 'node:url';
 import { loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { protoFolder } from '#catalog.ts';
+import type { ProtoGrpcType as AccessTypes } from '#gen/access.ts';
 import type { ProtoGrpcType as AuditTypes } from '#gen/audit.ts';
 import type { ProtoGrpcType as CustomTypes } from '#gen/custom.ts';
 import type { ProtoGrpcType as DeadLetterTypes } from '#gen/dead_letter.ts';
@@ -9,6 +10,9 @@ import type { ProtoGrpcType as LiveTypes } from '#gen/live.ts';
 import type { ProtoGrpcType as QueryTypes } from '#gen/query.ts';
 import type { ProtoGrpcType as ReplayTypes } from '#gen/replay.ts';
 
+export type { AccessHandlers } from '#gen/fleetreel/v1/Access.ts';
+export type { AccessKey, AccessKey__Output } from '#gen/fleetreel/v1/AccessKey.ts';
+export type { AccessLink, AccessLink__Output } from '#gen/fleetreel/v1/AccessLink.ts';
 export type { AuditClient, AuditHandlers } from '#gen/fleetreel/v1/Audit.ts';
 export type { CustomClient, CustomHandlers } from '#gen/fleetreel/v1/Custom.ts';
 export type { DeadLetter__Output as DeadLetterMessage } from '#gen/fleetreel/v1/DeadLetter.ts';
@@ -25,10 +29,11 @@ export type { PlayStart, PlayStart__Output } from '#gen/fleetreel/v1/PlayStart.t
 export type { QueryClient, QueryHandlers } from '#gen/fleetreel/v1/Query.ts';
 export type { RecordedFrame, RecordedFrame__Output } from '#gen/fleetreel/v1/RecordedFrame.ts';
 export type { ReplayClient, ReplayHandlers } from '#gen/fleetreel/v1/Replay.ts';
+export type { User as UserMessage, User__Output } from '#gen/fleetreel/v1/User.ts';
 
 /** The services' definitions, as the server, its reflection and the clients take them. */
 export const packageDefinition = loadSync(
-  ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit'].map((name) => `fleetreel/v1/${name}.proto`),
+  ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit', 'access'].map((name) => `fleetreel/v1/${name}.proto`),
   {
     includeDirs: [fileURLToPath(protoFolder)],
     keepCase: true,
@@ -46,5 +51,6 @@ const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes 
   ReplayTypes &
   DeadLetterTypes &
   CustomTypes &
-  AuditTypes;
-export const { Query, Live, Replay, DeadLetters, Custom, Audit } = types.fleetreel.v1;
+  AuditTypes &
+  AccessTypes;
+export const { Query, Live, Replay, DeadLetters, Custom, Audit, Access } = types.fleetreel.v1;

@@ -1,13 +1,9 @@
 // Who asks, and what he may do.
 
-/** What a right is for. `admin` implies all others. */
-export const scopes = ['read', 'replay', 'write:measure', 'write:event', 'admin'] as const;
-export type Scope = (typeof scopes)[number];
+import type { Role, Scope } from '@fleetreel/proto/http';
 
 /** What a route or method asks of its caller: a right, to be anybody who is known, or nothing at all. */
 export type Need = Scope | 'known' | 'public';
-
-export type Role = 'viewer' | 'admin';
 
 /** Who asks. The tenant of a request is this one, and nothing that a request says can name another. */
 export type Identity = {
