@@ -47,6 +47,17 @@ export const messageId = (session: string, sequence: number): string => `${sessi
 /** The key-value bucket in which machines claim the names of hosts. */
 export const claimBucket = 'claims';
 
+/** The key-value bucket in which each agent finds its settings, under the key of its host: the only one that it may read. */
+export const agentBucket = 'agents';
+
+/** The subject of a host's settings: what is put into the bucket comes by it, and `agentSettingsRead` has what is there. */
+export const agentSettingsSubject = (tenant: string, host: string): string =>
+  `$KV.${agentBucket}.${hostKey(tenant, host)}`;
+
+/** Whom an agent asks for its settings: JetStream, for the newest message of its own subject, and for no other. */
+export const agentSettingsRead = (tenant: string, host: string): string =>
+  `$JS.API.DIRECT.GET.KV_${agentBucket}.${agentSettingsSubject(tenant, host)}`;
+
 /** The key of a host in every bucket: `<tenant>.<host>`. */
 export const hostKey = (tenant: string, host: string): string => `${token('tenant', tenant)}.${token('host', host)}`;
 
