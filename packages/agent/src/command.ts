@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { subject } from '@fleetreel/proto';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { systemClock } from '#clock.ts';
-import { checkServers, interval, program, type Settings, uploadInterval } from '#config.ts';
+import { checkIntervals, checkServers, program, type Settings } from '#config.ts';
 import { Events } from '#events.ts';
 import { untilAsked } from '#exit.ts';
 import { handOver, type Orders } from '#handover.ts';
@@ -40,8 +40,7 @@ async function start(name: string, settings: Settings, json: boolean): Promise<n
     console.log(text);
     return code;
   }
-  const interval_ms = interval(settings);
-  const upload_interval_ms = uploadInterval(settings);
+  checkIntervals(settings);
   checkServers(settings);
   // Also before sampling: what a source does not like in its settings is said here.
   const rules = loadRules(settings.process.rules);
@@ -61,7 +60,7 @@ async function start(name: string, settings: Settings, json: boolean): Promise<n
     const { check } = await import('#check.ts');
     return check({ settings, identity, session, print: (line) => console.log(line) });
   }
-  const orders = { settings, rules, identity, session, interval_ms, upload_interval_ms };
+  const orders = { settings, rules, identity, session };
   handOver(orders);
   return orders;
 }
