@@ -541,65 +541,59 @@ export type NewKey = Static<typeof NewKey>;
 /** A key with its secret, which is shown this once. */
 export const MadeKey = Type.Object({ key: Key, secret: Type.String({ description: 'What programs send: frk_...' }) });
 export type MadeKey = Static<typeof MadeKey>;
-const settingsByKey = (description: string) => Type.Record(Type.String(), Type.String(), { description });
-
-/** How agents stand to the settings that are pushed to them. */
-export const agentStates = ['own', 'in_effect', 'pending', 'refused', 'unsupported'] as const;
-export type AgentStateName = (typeof agentStates)[number];
-
-export const AgentState = Type.Object({
+/** Credentials that a host's agent was given. */
+export const IssuedCredentials = Type.Object({
   host: Type.String(),
-  state: Type.Enum([...agentStates], {
-    description:
-      'own: nothing is wanted, its own settings are in effect. in_effect: it has taken what is wanted. pending: it has not yet. refused: it does not follow some or all of it. unsupported: its version knows no settings that are pushed',
-  }),
-  wanted: settingsByKey('Wanted settings by key, of all targets of the host together'),
-  inEffect: settingsByKey('Settings in effect by key, pushed or its own'),
-  refused: settingsByKey(
-    'Wanted settings that it does not follow, with the reason, by key; under the empty key, why it follows none',
+  publicKey: Type.String({ description: 'By which NATS knows them' }),
+  by: Type.String({ description: 'Who had them issued' }),
+  byCode: Type.Boolean({ description: 'Whether the agent fetched them with a code' }),
+  issued: ms('When they were issued'),
+  expires: nullable(ms('Until when they are valid; null: until they are revoked')),
+  revoked: nullable(ms('When they were taken back')),
+});
+export type IssuedCredentials = Static<typeof IssuedCredentials>;
+
+export const Credentials = Type.Object({
+  credentials: Type.Array(IssuedCredentials, { description: 'Those that have not expired, the newest first' }),
+});
+export type Credentials = Static<typeof Credentials>;
+
+export const RevokedCredentials = Type.Object({ revoked: Type.Integer({ description: 'How many there were' }) });
+export type RevokedCredentials = Static<typeof RevokedCredentials>;
+
+export const EnrolmentRequest = Type.Object({
+  host: Type.String({ description: 'Name of the host', examples: ['web-1'] }),
+  ttl: Type.Optional(
+    Type.String({
+      description: 'How long its credentials are valid; absent: until they are revoked',
+      examples: ['24h'],
+    }),
   ),
-  targets: Type.Array(Type.String(), {
-    description: 'Targets that the wanted settings are from; of two that say different things the later one counts',
+  mode: Type.Union([Type.Literal('code'), Type.Literal('credentials')], {
+    description: 'A code with which the agent fetches its own credentials, once; or the credentials themselves',
   }),
 });
-export type AgentState = Static<typeof AgentState>;
-export const Agents = Type.Object({ agents: Type.Array(AgentState, { description: 'By host' }) });
-export type Agents = Static<typeof Agents>;
+export type EnrolmentRequest = Static<typeof EnrolmentRequest>;
 
-/** What is wanted of the agents of a target. */
-export const AgentTarget = Type.Object({
-  target: Type.String({ description: 'all, tag:<name>=<value> or host:<host>' }),
-  settings: settingsByKey('Wanted settings by key'),
-  revision: Type.Integer({ description: 'Changes with each change of it; 0 where there is nothing' }),
-  time: nullable(ms('When it was changed last')),
-  hosts: Type.Array(Type.String(), { description: 'Hosts that are of this target now' }),
+export const Enrolled = Type.Object({
+  tenant: Type.String(),
+  host: Type.String(),
+  credentials: Type.Optional(Type.String({ description: 'Content of the credentials file: a secret' })),
+  code: Type.Optional(Type.String({ description: 'The code: a secret' })),
+  expires: nullable(ms('Until when the credentials are valid, or the code can be used; null: until they are revoked')),
 });
-export type AgentTarget = Static<typeof AgentTarget>;
+export type Enrolled = Static<typeof Enrolled>;
 
-export const AgentSetting = Type.Object({
-  key: Type.String({ description: 'A part in capitals stands for a name: sources.NAME' }),
-  help: Type.String(),
-  expects: Type.String({ description: 'What its value has to be' }),
-  examples: Type.Array(Type.String()),
-  names: Type.Array(Type.String(), { description: 'What may stand for the name; empty where it is any' }),
+export const EnrolmentClaim = Type.Object({
+  code: Type.String({ description: 'The code' }),
+  publicKey: Type.String({ description: 'Public key of the agent, which keeps its seed to itself' }),
 });
-export type AgentSetting = Static<typeof AgentSetting>;
+export type EnrolmentClaim = Static<typeof EnrolmentClaim>;
 
-export const AgentSettingsPage = Type.Object({
-  targets: Type.Array(AgentTarget, { description: 'All, then tags, then hosts' }),
-  settings: Type.Array(AgentSetting, { description: 'What can be pushed' }),
+export const ClaimedEnrolment = Type.Object({
+  tenant: Type.String(),
+  host: Type.String(),
+  jwt: Type.String({ description: 'The token that belongs to the key' }),
+  expires: nullable(ms('Until when it is valid; null: until it is revoked')),
 });
-export type AgentSettingsPage = Static<typeof AgentSettingsPage>;
-
-/** What `PUT agents/settings/{target}` takes. */
-export const AgentSettingsBody = Type.Object({
-  settings: settingsByKey('All settings that are wanted of the target from now on'),
-  revision: Type.Optional(Type.Integer({ description: 'The revision that this is a change of; any when absent' })),
-});
-export type AgentSettingsBody = Static<typeof AgentSettingsBody>;
-
-export const AgentSettingsChange = Type.Object({
-  target: AgentTarget,
-  changed: Type.Array(Type.String(), { description: 'Hosts of which something else is wanted than before' }),
-});
-export type AgentSettingsChange = Static<typeof AgentSettingsChange>;
+export type ClaimedEnrolment = Static<typeof ClaimedEnrolment>;
