@@ -47,16 +47,20 @@ export const messageId = (session: string, sequence: number): string => `${sessi
 /** The key-value bucket in which machines claim the names of hosts. */
 export const claimBucket = 'claims';
 
-/** The key-value bucket in which each agent finds its settings, under the key of its host: the only one that it may read. */
-export const agentBucket = 'agents';
+/** The key-value bucket of the settings of each host, which a collector writes and the host reads. */
+export const agentsBucket = 'agents';
 
-/** The subject of a host's settings: what is put into the bucket comes by it, and `agentSettingsRead` has what is there. */
-export const agentSettingsSubject = (tenant: string, host: string): string =>
-  `$KV.${agentBucket}.${hostKey(tenant, host)}`;
+/** Under which subject a bucket tells what it has stored, to whoever may not make a consumer of its own. */
+export const toldSubject = (bucket: string, key: string): string => `fr.told.${bucket}.${key}`;
 
-/** Whom an agent asks for its settings: JetStream, for the newest message of its own subject, and for no other. */
-export const agentSettingsRead = (tenant: string, host: string): string =>
-  `$JS.API.DIRECT.GET.KV_${agentBucket}.${agentSettingsSubject(tenant, host)}`;
+/** What makes a bucket tell it. */
+export const republishOf = (bucket: string): { src: string; dest: string } => ({
+  src: `$KV.${bucket}.>`,
+  dest: toldSubject(bucket, '>'),
+});
+
+/** What an agent's answers come under: a host may read only its own. */
+export const inboxPrefix = (tenant: string, host: string): string => `_INBOX_agent.${hostKey(tenant, host)}`;
 
 /** The key of a host in every bucket: `<tenant>.<host>`. */
 export const hostKey = (tenant: string, host: string): string => `${token('tenant', tenant)}.${token('host', host)}`;
