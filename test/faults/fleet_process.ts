@@ -20,6 +20,7 @@ import {
   tableNamed,
 } from '@fleetreel/proto';
 import { decodeBatch } from '@fleetreel/proto/batch';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
 import { jetstream } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { frameOf, hostName } from '../bench/fleet.ts';
@@ -42,6 +43,7 @@ const captured = decodeBatch(readFileSync(options.frames)).map((bytes) => {
   const kept = Object.entries(tables).filter(([name]) => tableNamed(name)?.rowTime === undefined);
   return { ...header, tables: Object.fromEntries(kept) as unknown as Frame['tables'] };
 });
+const access = new NatsAccess({ url: options.natsUrl });
 const stopping = new AbortController();
 process.on('SIGTERM', () => stopping.abort());
 
@@ -116,7 +118,7 @@ class Host {
   /** As the agent does it; undefined when this process ended before. */
   async #connect(): Promise<NatsConnection | undefined> {
     while (!stopping.signal.aborted) {
-      const connection = await connectLog(options.natsUrl, this.#name).catch(() => undefined);
+      const connection = await connectLog(access, { tenant: defaultTenant, host: this.#name }).catch(() => undefined);
       if (!connection) {
         await pause(250, undefined, { signal: stopping.signal }).catch(() => undefined);
         continue;

@@ -1,5 +1,6 @@
 import { accessSync, constants } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { HostName } from '#claim.ts';
 import { systemClock } from '#clock.ts';
@@ -21,16 +22,18 @@ export async function check(options: {
   const unreadable = Object.entries(settings.roots).flatMap(([name, folder]) => whyUnreadable(`roots.${name}`, folder));
   for (const reason of unreadable) print(`folders: ${reason}`);
   if (unreadable.length === 0) print(`folders: ${Object.values(settings.roots).join(', ')} can be read`);
+  const access = new NatsAccess(settings.nats);
   let connection: NatsConnection;
   try {
-    connection = await connectOnce(settings.nats.url, identity.host);
+    connection = await connectOnce(access, { tenant: settings.tenant, host: identity.host });
   } catch (cause) {
-    print(`NATS: ${settings.nats.url} can't be reached: ${sentence(cause)}. Is it running, and is nats.url right?`);
+    const reason = await access.explain(cause, systemClock.now_us() / 1_000_000);
+    print(`NATS: ${settings.nats.url} can't be reached: ${reason}. Is it running, and is nats.url right?`);
     return 2;
   }
   try {
     print(`NATS: connected to ${connection.getServer()}`);
-    const isFree = await checkName(connection, options);
+    const isFree = await checkName(connection, access.isKnown, options);
     return isFree && unreadable.length === 0 ? 0 : 2;
   } finally {
     await Promise.race([connection.close(), setTimeout(closeMilliseconds)]);
@@ -39,6 +42,7 @@ export async function check(options: {
 
 async function checkName(
   connection: NatsConnection,
+  isKnown: boolean,
   { settings, identity, session, print }: Parameters<typeof check>[0],
 ): Promise<boolean> {
   try {
@@ -46,6 +50,7 @@ async function checkName(
       connection,
       tenant: settings.tenant,
       host: identity.host,
+      isKnown,
       claim: { machineId: identity.machineId, bootId: identity.bootId, session, addresses: addresses(), claimedAt: 0 },
       clock: systemClock,
       telemetry: new Telemetry('error'),

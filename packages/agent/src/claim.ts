@@ -1,6 +1,6 @@
-import { claimBucket, claimSubject, type HostRefusal, hostKey } from '@fleetreel/proto';
-import { JetStreamApiCodes, JetStreamApiError, StorageType } from '@nats-io/jetstream';
-import { type KV, type KvEntry, Kvm } from '@nats-io/kv';
+import { claimBucket, claimSubject, type HostRefusal, hostKey, republishOf } from '@fleetreel/proto';
+import { JetStreamApiCodes, JetStreamApiError, jetstream, StorageType } from '@nats-io/jetstream';
+import { type KV, Kvm } from '@nats-io/kv';
 import { errors, type NatsConnection, type Subscription } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import {
@@ -9,6 +9,7 @@ import {
   publishRetryMilliseconds,
   refusalRepeatMilliseconds,
 } from '#limits.ts';
+import { followKey, type OwnEntry } from '#own_key.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** Who holds a host's name: the value in the bucket. */
@@ -27,6 +28,8 @@ export type ClaimOptions = {
   tenant: string;
   host: string;
   claim: Claim;
+  /** Whether NATS knows who this is: then the bucket is a collector's to make. */
+  isKnown: boolean;
   clock: Clock;
   telemetry: Telemetry;
 };
@@ -56,20 +59,26 @@ export class HostName {
   }
 
   static async open(options: ClaimOptions): Promise<HostName> {
-    const kv = await new Kvm(options.connection).create(claimBucket, { history: 1, storage: StorageType.File });
+    const kv = options.isKnown
+      ? await openClaims(options.connection)
+      : await new Kvm(options.connection).create(claimBucket, {
+          history: 1,
+          storage: StorageType.File,
+          republish: republishOf(claimBucket),
+        });
     return new HostName(options, kv);
   }
 
   /** Why the name can't be taken, or undefined when it can; changes nothing. */
   static async obstacle(options: ClaimOptions): Promise<string | undefined> {
     const { connection, tenant, host } = options;
-    let entry: KvEntry | null;
+    let entry: OwnEntry | null;
     try {
-      const kv = await new Kvm(connection).open(claimBucket);
+      const kv = await openClaims(connection);
       entry = await kv.get(hostKey(tenant, host));
     } catch (cause) {
       // Without the bucket nobody has ever claimed a name here.
-      if (cause instanceof JetStreamApiError && cause.status === 404) return undefined;
+      if (isNobody(cause)) return undefined;
       throw cause;
     }
     const holder = claimIn(entry);
@@ -114,22 +123,14 @@ export class HostName {
     let pause_ms: number = publishRetryMilliseconds.min;
     while (!signal.aborted) {
       try {
-        const watch = await this.#kv.watch({ key: this.#key });
-        const stop = () => watch.stop();
-        signal.addEventListener('abort', stop, { once: true });
-        try {
-          for await (const entry of watch) {
-            pause_ms = publishRetryMilliseconds.min;
-            const holder = claimIn(entry);
-            if (holder === undefined) {
-              const found = await this.#try();
-              if (!found.taken) return found.reason;
-            } else if (holder.session !== claim.session)
-              return `Another agent has taken the name "${host}": machine ${holder.machineId} at ${list(holder.addresses)}. Stopped, so that the two are not mixed.`;
-          }
-        } finally {
-          signal.removeEventListener('abort', stop);
-          watch.stop();
+        for await (const entry of this.#follow(signal)) {
+          pause_ms = publishRetryMilliseconds.min;
+          const holder = claimIn(entry);
+          if (holder === undefined) {
+            const found = await this.#try();
+            if (!found.taken) return found.reason;
+          } else if (holder.session !== claim.session)
+            return `Another agent has taken the name "${host}": machine ${holder.machineId} at ${list(holder.addresses)}. Stopped, so that the two are not mixed.`;
         }
       } catch (cause) {
         if (signal.aborted) return undefined;
@@ -166,16 +167,24 @@ export class HostName {
 
   /** Resolves when the entry is no longer this holder's, or after a while, since a clone may have been shut down. */
   async #change(holder: Claim, signal: AbortSignal): Promise<void> {
-    const watch = await this.#kv.watch({ key: this.#key });
     const ended = new AbortController();
-    const stop = () => watch.stop();
-    void this.#options.clock.sleep(claimCheckMilliseconds, AbortSignal.any([signal, ended.signal])).then(stop, stop);
+    const until = AbortSignal.any([signal, ended.signal]);
+    const stop = () => ended.abort();
+    void this.#options.clock.sleep(claimCheckMilliseconds, until).then(stop, stop);
     try {
-      for await (const entry of watch) if (claimIn(entry)?.session !== holder.session) break;
+      for await (const entry of this.#follow(until)) if (claimIn(entry)?.session !== holder.session) break;
+    } catch (cause) {
+      // It is looked at again.
+      if (!until.aborted) throw cause;
     } finally {
       ended.abort();
-      watch.stop();
     }
+  }
+
+  #follow(signal: AbortSignal): AsyncGenerator<OwnEntry | undefined> {
+    const { connection, clock, telemetry } = this.#options;
+    const failed = (cause: unknown) => telemetry.failed('the claim can not be read; trying again', cause);
+    return followKey({ connection, kv: this.#kv, bucket: claimBucket, key: this.#key, clock, failed }, signal);
   }
 
   #refusal({ holder, reason }: { holder: Claim; reason: string }): HostRefusal {
@@ -200,13 +209,21 @@ const wasChanged = (cause: unknown): boolean =>
 
 const list = (addresses: readonly string[]): string => addresses.join(', ') || 'an unknown address';
 
+/** The bucket as it is, without asking what it is like: that is not for a host to know. */
+const openClaims = (connection: NatsConnection): Promise<KV> =>
+  new Kvm(jetstream(connection, { checkAPI: false })).open(claimBucket, { allow_direct: true });
+
+/** Whether nobody is there who would answer. */
+const isNobody = (cause: unknown): boolean =>
+  cause instanceof errors.NoRespondersError || (cause instanceof errors.RequestError && cause.isNoResponders());
+
 /** The claim in an entry; undefined where there is none. @throws where it is not a claim */
-function claimIn(entry: KvEntry | null): Claim | undefined {
+function claimIn(entry: OwnEntry | null | undefined): Claim | undefined {
   if (entry?.operation !== 'PUT') return undefined;
   try {
-    return entry.json<Claim>();
+    return JSON.parse(Buffer.from(entry.value).toString()) as Claim;
   } catch (cause) {
-    throw new Error(`the entry ${entry.key} in the bucket ${claimBucket} can't be read: ${sentence(cause)}`, { cause });
+    throw new Error(`a claim in the bucket ${claimBucket} can't be read: ${sentence(cause)}`, { cause });
   }
 }
 
@@ -223,8 +240,7 @@ async function whyNot({ tenant, host, claim, connection }: ClaimOptions, holder:
   } catch (cause) {
     // Nobody is there: the machine was booted anew. Or it lost its power, and the server still takes the dead connection for
     // a living one: then there is no answer in time.
-    if (cause instanceof errors.RequestError && cause.isNoResponders()) return undefined;
-    if (cause instanceof errors.NoRespondersError || cause instanceof errors.TimeoutError) return undefined;
+    if (isNobody(cause) || cause instanceof errors.TimeoutError) return undefined;
     throw cause;
   }
   return `The name "${host}" is held by ${who}, which runs now and has the same machine id: one is a clone of the other. Give this one a machine id of its own (systemd-machine-id-setup), and another name.`;

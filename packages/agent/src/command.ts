@@ -1,9 +1,10 @@
 // The agent's command line: reads the settings and does what can be done without sampling for long.
 import { randomBytes } from 'node:crypto';
-import { subject } from '@fleetreel/proto';
+import { defaultTenant, subject, token } from '@fleetreel/proto';
+import { readCredentialsFile } from '@fleetreel/proto/nats_access';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { systemClock } from '#clock.ts';
-import { checkIntervals, checkServers, program, type Settings } from '#config.ts';
+import { checkServers, interval, program, type Settings, uploadInterval } from '#config.ts';
 import { Events } from '#events.ts';
 import { untilAsked } from '#exit.ts';
 import { handOver, type Orders } from '#handover.ts';
@@ -29,18 +30,20 @@ export async function command(
   }
 }
 
-async function start(name: string, settings: Settings, json: boolean): Promise<number | Orders> {
+async function start(name: string, given: Settings, json: boolean): Promise<number | Orders> {
   if (name === 'llm-proxy') {
     const { proxy } = await import('#llm/proxy.ts');
-    return await proxy({ settings, clock: systemClock, signal: untilAsked() });
+    return await proxy({ settings: given, clock: systemClock, signal: untilAsked() });
   }
   if (name === 'spool') {
     const { spoolReport } = await import('#spool_report.ts');
-    const { text, code } = await spoolReport(settings.data, json);
+    const { text, code } = await spoolReport(given.data, json);
     console.log(text);
     return code;
   }
-  checkIntervals(settings);
+  const settings = asCredentialsSay(given);
+  const interval_ms = interval(settings);
+  const upload_interval_ms = uploadInterval(settings);
   checkServers(settings);
   // Also before sampling: what a source does not like in its settings is said here.
   const rules = loadRules(settings.process.rules);
@@ -60,9 +63,34 @@ async function start(name: string, settings: Settings, json: boolean): Promise<n
     const { check } = await import('#check.ts');
     return check({ settings, identity, session, print: (line) => console.log(line) });
   }
-  const orders = { settings, rules, identity, session };
+  const orders = { settings, rules, identity, session, interval_ms, upload_interval_ms };
   handOver(orders);
   return orders;
+}
+
+/** With credentials, tenant and host are those that they were given for: under others nothing may be published. @throws SettingsError */
+function asCredentialsSay(settings: Settings): Settings {
+  const path = settings.nats.credentials;
+  if (path === undefined) return settings;
+  let claims: ReturnType<typeof readCredentialsFile>['claims'];
+  try {
+    claims = readCredentialsFile(path).claims;
+  } catch (cause) {
+    throw new SettingsError(`nats.credentials: ${sentence(cause)}.`, { cause });
+  }
+  const tags = new Map((claims.nats.tags ?? []).map((tag) => tag.split(':', 2) as [string, string]));
+  const [tenant, host] = [tags.get('tenant'), tags.get('host')];
+  // They were not made by an enrolment: what they allow is not known here.
+  if (tenant === undefined || host === undefined) return settings;
+  if (settings.tenant !== defaultTenant && settings.tenant !== tenant)
+    throw new SettingsError(
+      `tenant: this is to be a host of "${settings.tenant}", and the credentials in ${path} are for "${tenant}": leave the setting out, or enrol this host anew.`,
+    );
+  if (settings.host !== undefined && token('host', settings.host) !== host)
+    throw new SettingsError(
+      `host: this is to be "${settings.host}", and the credentials in ${path} are for "${claims.name}": leave the setting out, or enrol this host anew.`,
+    );
+  return { ...settings, tenant, host: settings.host ?? claims.name };
 }
 
 function identityOf(settings: Settings, mayKeep: boolean): Identity {

@@ -1,27 +1,30 @@
-import { token } from '@fleetreel/proto';
+import { inboxPrefix } from '@fleetreel/proto';
+import type { NatsAccess } from '@fleetreel/proto/nats_access';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { connectMilliseconds, pingMilliseconds, publishRetryMilliseconds } from '#limits.ts';
 import { name as program } from '#program.ts';
 
-/**
- * Connects to NATS; once it has succeeded, the client connects again by itself, for ever.
- * @param url one server, or several of one cluster, separated by commas
- */
-export const connectLog = (url: string, host: string): Promise<NatsConnection> => connect(options(url, host));
+/** Who connects. */
+export type Who = { tenant: string; host: string };
+
+/** Connects to NATS; once it has succeeded, the client connects again by itself, for ever. */
+export const connectLog = (access: NatsAccess, who: Who): Promise<NatsConnection> => connect(options(access, who));
 
 /** Connects for as long as it lasts. */
-export const connectOnce = (url: string, host: string): Promise<NatsConnection> =>
-  connect({ ...options(url, host), reconnect: false });
+export const connectOnce = (access: NatsAccess, who: Who): Promise<NatsConnection> =>
+  connect({ ...options(access, who), reconnect: false });
 
-const options = (url: string, host: string) => ({
-  servers: url.split(',').map((server) => server.trim()),
+const options = (access: NatsAccess, { tenant, host }: Who) => ({
+  ...access.options,
   name: `${program} ${host}`,
-  // Answers come to subjects that no other host has to be allowed to read.
-  inboxPrefix: `_INBOX_${token('host', host)}`,
+  // Answers come to subjects that no other host is allowed to read.
+  inboxPrefix: inboxPrefix(tenant, host),
   timeout: connectMilliseconds,
   maxReconnectAttempts: -1,
-  reconnectTimeWait: publishRetryMilliseconds.min,
-  reconnectJitter: publishRetryMilliseconds.min,
+  // Whoever is refused asks less and less often: what it shows may be renewed.
+  reconnectDelayHandler: () =>
+    Math.min(publishRetryMilliseconds.min * 2 ** access.tries, publishRetryMilliseconds.max) +
+    Math.random() * publishRetryMilliseconds.min,
   ignoreAuthErrorAbort: true,
   // Otherwise each request builds a stack trace in advance: half of the CPU time of publishing.
   noAsyncTraces: true,

@@ -7,15 +7,16 @@ import {
   subject,
 } from '@fleetreel/proto';
 import { milliseconds } from '@fleetreel/proto/duration';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
 import { jetstream } from '@nats-io/jetstream';
-import type { NatsConnection } from '@nats-io/transport-node';
+import { errors, type NatsConnection } from '@nats-io/transport-node';
 import { type Claim, HostName } from '#claim.ts';
 import type { Clock } from '#clock.ts';
 import type { Settings } from '#config.ts';
 import { connectLog } from '#connect.ts';
 import type { Events } from '#events.ts';
 import { stopCompiling } from '#handover.ts';
-import { addresses, askMachine, describe, type Identity } from '#host.ts';
+import { addresses, describe, type Identity } from '#host.ts';
 import {
   acknowledgeMilliseconds,
   closeMilliseconds,
@@ -23,15 +24,13 @@ import {
   describeRetryMilliseconds,
   stopMilliseconds,
 } from '#limits.ts';
-import type { Machine } from '#machine.ts';
 import { releasePages } from '#pages.ts';
 import { version } from '#program.ts';
 import { Publisher, whyNotTaken } from '#publisher.ts';
-import { PushedSettings } from '#pushed.ts';
 import { untilItSucceeds } from '#retry.ts';
 import { Sampler } from '#sampler.ts';
 import { selfReport } from '#self.ts';
-import type { Source, SourceSettings } from '#source.ts';
+import type { Source } from '#source.ts';
 import { spoolFolder } from '#spool.ts';
 import { Telemetry } from '#telemetry.ts';
 
@@ -40,10 +39,9 @@ export type RunOptions = {
   identity: Identity;
   /** 16 hexadecimal digits, random for each start. */
   session: string;
-  /** All of this machine: which of them are read, the settings say. */
+  interval_ms: number;
+  upload_interval_ms: number;
   sources: readonly Source[];
-  /** What single sources go by; what of it can be pushed is changed here. */
-  live: { container: SourceSettings['container'] };
   events: Events;
   clock: Clock;
   /** Stops the agent. */
@@ -53,31 +51,15 @@ export type RunOptions = {
 };
 
 /** What every part of a running agent needs. */
-type Agent = RunOptions & { telemetry: Telemetry; pushed: PushedSettings };
+type Agent = RunOptions & { telemetry: Telemetry };
 
 /**
  * Samples from the start and publishes as soon as the log can be reached and the name is ours, until the signal or until
  * the name is lost; returns the exit code.
  */
 export async function run(options: RunOptions): Promise<number> {
-  const { settings, identity, session, sources, live, events, clock } = options;
+  const { settings, identity, session, interval_ms, upload_interval_ms, sources, events, clock } = options;
   const telemetry = new Telemetry(settings.log.level);
-  let tell = (): void => undefined;
-  const pushed = new PushedSettings({
-    settings,
-    host: identity.host,
-    sources: sources.map(({ name }) => name),
-    clock,
-    telemetry,
-    changed: (effect) => {
-      live.container = { ...live.container, labels: [...effect.labels] };
-      sampler.change(effect);
-      publisher.setUploadInterval(effect.upload_interval_ms);
-    },
-    told: () => tell(),
-  });
-  const { interval_ms, upload_interval_ms, off, labels } = pushed.effect;
-  live.container = { ...live.container, labels: [...labels] };
   const ended = new AbortController();
   const signal = AbortSignal.any([options.signal, ended.signal]);
   const publisher = new Publisher({
@@ -99,7 +81,6 @@ export async function run(options: RunOptions): Promise<number> {
     sources,
     events,
     interval_ms,
-    off,
     clock,
     telemetry,
     self: selfReport(version, publisher, events, telemetry, clock),
@@ -108,24 +89,23 @@ export async function run(options: RunOptions): Promise<number> {
   let sequence = 0;
   telemetry.started(
     identity.host,
-    pushed.told.settings.interval ?? '',
-    sources.map((source) => source.name).filter((name) => !off.has(name)),
+    settings.interval,
+    sources.map((source) => source.name),
   );
-  const sampling = sampler.run(({ time_us, interval_ms: in_force_ms, tables }) => {
+  const sampling = sampler.run(({ time_us, tables }) => {
     if (isRefused) return;
     sequence++;
     const lost = publisher.losses.rows(sequence);
     if (lost) tables.frame_loss = lost;
-    publisher.publish(sequence, time_us, encodeFrame({ session, sequence, time_us, interval_ms: in_force_ms, tables }));
+    publisher.publish(sequence, time_us, encodeFrame({ session, sequence, time_us, interval_ms, tables }));
   }, signal);
-  const holding = new Holding({ ...options, signal, telemetry, pushed }, publisher, (refused) => {
+  const holding = new Holding({ ...options, signal, telemetry }, publisher, (refused) => {
     isRefused = refused;
     if (!refused) return;
     // Nothing of this session has been sent: its frames are numbered from the beginning once the name is ours.
     telemetry.framesOfRefusedName(publisher.discard());
     sequence = 0;
   });
-  tell = () => holding.tell();
 
   void stopCompiling(clock, signal);
   releasePages(clock, signal).catch((cause: unknown) => telemetry.failed('what is not needed stays in memory', cause));
@@ -153,36 +133,51 @@ class Holding {
   readonly #agent: Agent;
   readonly #publisher: Publisher;
   readonly #refused: (isRefused: boolean) => void;
+  readonly #access: NatsAccess;
+  /** Why NATS last refused this agent, so that it is said once. */
+  #denial: string | undefined;
   #connection: NatsConnection | undefined;
   #name: HostName | undefined;
-  /** What the machine was when it was asked last. */
-  #machine: Machine | undefined;
-  /** Ends the wait until the description is looked at again. */
-  #wake = new AbortController();
 
   constructor(agent: Agent, publisher: Publisher, refused: (isRefused: boolean) => void) {
     this.#agent = agent;
     this.#publisher = publisher;
     this.#refused = refused;
+    this.#access = new NatsAccess(agent.settings.nats);
   }
 
   /** Resolves with the reason when another agent has taken the name, with undefined at the signal. */
   async untilLost(): Promise<string | undefined> {
-    const { settings, identity, clock, signal, telemetry } = this.#agent;
+    const { settings, clock, signal, telemetry } = this.#agent;
     const connection = await untilItSucceeds(
-      () => connectLog(settings.nats.url, identity.host),
+      () => this.#connect(),
       (cause) => telemetry.connecting(settings.nats.url, cause),
       clock,
       signal,
     );
     this.#connection = connection;
+    this.#access.accepted();
     telemetry.connected(connection.getServer());
     return await Promise.race([this.#hold(connection), this.#follow(connection)]);
   }
 
-  /** Tells what has changed of the settings, without asking the machine what it is. */
-  tell(): void {
-    this.#wake.abort();
+  /** @throws Error that says why it could not */
+  async #connect(): Promise<NatsConnection> {
+    const { settings, identity, clock } = this.#agent;
+    try {
+      return await connectLog(this.#access, { tenant: settings.tenant, host: identity.host });
+    } catch (cause) {
+      throw new Error(await this.#access.explain(cause, clock.now_us() / 1_000_000), { cause });
+    }
+  }
+
+  /** Says why NATS does not let this agent in any more, once for each reason. */
+  async #denied(cause: Error): Promise<void> {
+    const { clock, telemetry } = this.#agent;
+    const reason = await this.#access.explain(cause, clock.now_us() / 1_000_000);
+    if (reason === this.#denial) return;
+    this.#denial = reason;
+    telemetry.accessRefused(reason);
   }
 
   async close(): Promise<void> {
@@ -195,7 +190,16 @@ class Holding {
     const { tenant } = settings;
     const { host } = identity;
     const name = await untilItSucceeds(
-      () => HostName.open({ connection, tenant, host, claim: this.#claim(), clock, telemetry }),
+      () =>
+        HostName.open({
+          connection,
+          tenant,
+          host,
+          claim: this.#claim(),
+          isKnown: this.#access.isKnown,
+          clock,
+          telemetry,
+        }),
       (cause) => telemetry.failed('the bucket of claims can not be used; trying again', cause),
       clock,
       signal,
@@ -208,9 +212,6 @@ class Holding {
     this.#refused(false);
     this.#publisher.open(connection);
     this.#keepDescribed();
-    this.#agent.pushed
-      .follow(connection, signal)
-      .catch((cause: unknown) => telemetry.failed('settings that are pushed are not followed', cause));
     return await name.lost(signal);
   }
 
@@ -228,10 +229,13 @@ class Holding {
         telemetry.disconnected();
         this.#publisher.disconnected();
       } else if (status.type === 'reconnect') {
+        this.#access.accepted();
+        this.#denial = undefined;
         telemetry.reconnected(connection.getServer());
         this.#publisher.reconnected();
-        this.#agent.pushed.reconnected();
-      } else if (status.type === 'error') telemetry.failed('NATS reports an error', status.error);
+      } else if (status.type !== 'error') continue;
+      else if (isDenial(status.error)) void this.#denied(status.error);
+      else telemetry.failed('NATS reports an error', status.error);
     }
     const cause = await connection.closed();
     if (!signal.aborted) throw new Error('the connection to NATS was closed', { cause });
@@ -240,11 +244,8 @@ class Holding {
   /** Publishes the host description at once, when somebody asks, and when something of it has changed. */
   #keepDescribed(): void {
     const { signal, telemetry, clock, onLookAgain } = this.#agent;
-    const ask = () => {
-      this.#machine = undefined;
-      this.#wake.abort();
-    };
-    onLookAgain(ask);
+    let wake = new AbortController();
+    onLookAgain(() => wake.abort());
     let said = '';
     const look = async (): Promise<number> => {
       try {
@@ -266,21 +267,20 @@ class Holding {
     };
     const keep = async (): Promise<void> => {
       while (!signal.aborted) {
-        this.#wake = new AbortController();
         const pause_ms = await look();
-        const slept = clock.sleep(pause_ms, AbortSignal.any([signal, this.#wake.signal]));
-        // Woken, or stopped; or it is time to ask the machine again.
-        await slept.then(ask, () => undefined);
+        // Woken, or stopped.
+        await clock.sleep(pause_ms, AbortSignal.any([signal, wake.signal])).catch(() => undefined);
+        wake = new AbortController();
       }
     };
     void keep();
   }
 
-  async #description(): Promise<HostDescription> {
-    const { identity, session, pushed, clock } = this.#agent;
-    this.#machine ??= await askMachine();
+  #description(): Promise<HostDescription> {
+    const { settings, identity, session, interval_ms, upload_interval_ms, clock } = this.#agent;
+    const { tags } = settings;
     const time_us = clock.now_us();
-    return await describe(identity, { session, time_us, agent_version: version, ...pushed.told }, this.#machine);
+    return describe(identity, { session, time_us, agent_version: version, interval_ms, upload_interval_ms, tags });
   }
 
   /** Sends a message until the log has taken it, or the agent ends. */
@@ -300,6 +300,9 @@ class Holding {
     );
   }
 }
+
+const isDenial = (error: Error): boolean =>
+  error instanceof errors.AuthorizationError || error instanceof errors.UserAuthenticationExpiredError;
 
 const refusalId = ({ machine_id, time_us }: HostRefusal): string => `refusal-${machine_id}-${time_us}`;
 

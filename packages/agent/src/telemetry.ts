@@ -135,6 +135,11 @@ export class Telemetry {
     this.#log.warn({ servers, reason: sentence(cause) }, 'NATS can not be reached; trying until it can');
   }
 
+  /** A person is needed; meanwhile frames go to the spool. */
+  accessRefused(reason: string): void {
+    this.#log.error({ reason }, 'NATS refuses this agent; sampling goes on, and frames wait in the spool');
+  }
+
   connected(server: string): void {
     this.#log.info({ server }, 'connected');
   }
@@ -151,12 +156,6 @@ export class Telemetry {
   sourceChanged(source: string, state: string, reason: string): void {
     if (state === 'ok') this.#log.info({ source }, 'the source can be read');
     else this.#log[state === 'failed' ? 'warn' : 'info']({ source, state, reason }, 'the source can not be read');
-  }
-
-  /** Settings were pushed, or taken back: those that are followed, and those that are not, with the reason. */
-  settingsTaken(digest: string, settings: Readonly<Record<string, string>>, refused: readonly string[]): void {
-    this.#log.info({ digest, settings }, digest === '' ? 'no settings are pushed any more' : 'settings were pushed');
-    if (refused.length > 0) this.#log.warn({ refused }, 'some of the settings that were pushed are not followed');
   }
 
   nameClaimed(host: string): void {

@@ -5,6 +5,7 @@ import { createWriteStream, type WriteStream } from 'node:fs';
 import { rename, writeFile } from 'node:fs/promises';
 import { contractTexts, decodeFrame, defaultTenant, messageId, prefix, token } from '@fleetreel/proto';
 import { frameHeader } from '@fleetreel/proto/bytes';
+import { NatsAccess, type NatsSettings } from '@fleetreel/proto/nats_access';
 import type { RecordedFrame__Output } from '@fleetreel/proto/services';
 import { readTime } from '@fleetreel/proto/time';
 import type { ReelFrame, ReelHeader } from '@fleetreel/reel/format';
@@ -145,15 +146,17 @@ export class NatsSink implements Sink {
   }
 
   /** @throws RecordingError where NATS can't be reached */
-  static async connect(url: string, target: { tenant: string } | { subject: string }): Promise<NatsSink> {
+  static async connect(nats: NatsSettings, target: { tenant: string } | { subject: string }): Promise<NatsSink> {
     const { connect, headers } = await import('@nats-io/transport-node');
+    const access = new NatsAccess(nats);
     const connection = await connect({
-      servers: url,
+      ...access.options,
       name: 'fleetreel replay',
       noAsyncTraces: true,
       timeout: 5000,
-    }).catch((cause: Error) => {
-      throw new RecordingError(`NATS at ${url} can't be reached: ${cause.message}.`, { cause });
+    }).catch(async (cause: unknown) => {
+      const reason = await access.explain(cause, Date.now() / 1000);
+      throw new RecordingError(`NATS at ${nats.url} can't be reached: ${reason}.`, { cause });
     });
     const close = () => connection.drain();
     if ('subject' in target) {
@@ -234,17 +237,31 @@ export function sequenceOf({ flags }: Invocation, name: string): number {
 /** Where frames are published, from the flags; undefined where they are not. @throws UsageError */
 export function natsTarget({
   flags,
-}: Invocation): { url: string; target: { tenant: string } | { subject: string } } | undefined {
+}: Invocation): { nats: NatsSettings; target: { tenant: string } | { subject: string } } | undefined {
   const [url, subject, tenant] = ['to-nats', 'subject', 'tenant'].map((name) => flags.get(name)?.[0]);
   if (url === undefined) {
+    const lone = [...flags.keys()].find((name) => name.startsWith('nats-'));
+    if (lone !== undefined) throw new UsageError(`--${lone} needs --to-nats URL.`);
     if (subject ?? tenant) throw new UsageError('--subject and --tenant need --to-nats URL.');
     return undefined;
   }
+  const [credentials, ca, certificate, key] = ['credentials', 'tls-ca', 'tls-certificate', 'tls-key'].map(
+    (name) => flags.get(`nats-${name}`)?.[0],
+  );
+  const nats = {
+    url,
+    ...(credentials !== undefined && { credentials }),
+    tls: {
+      ...(ca !== undefined && { ca }),
+      ...(certificate !== undefined && { certificate }),
+      ...(key !== undefined && { key }),
+    },
+  };
   if ((subject === undefined) === (tenant === undefined))
     throw new UsageError('--to-nats needs --subject PREFIX, or --tenant NAME for frames that a collector takes in.');
   if (tenant !== undefined)
     try {
-      return { url, target: { tenant: token('tenant', tenant) } };
+      return { nats, target: { tenant: token('tenant', tenant) } };
     } catch (cause) {
       throw new UsageError(`--tenant: ${(cause as Error).message}.`, { cause });
     }
@@ -254,7 +271,7 @@ export function natsTarget({
     throw new UsageError(
       `--subject ${subject} is the log's own: name another, or use --tenant NAME for frames that a collector takes in.`,
     );
-  return { url, target: { subject: subject ?? '' } };
+  return { nats, target: { subject: subject ?? '' } };
 }
 
 /** Keeps a token where the next call finds it: whole, or not at all. @throws RecordingError */

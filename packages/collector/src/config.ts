@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { milliseconds } from '@fleetreel/proto/duration';
-import { Duration, type Program, SettingsError } from '@fleetreel/proto/settings';
+import { Duration, natsAccessSettings, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
 import manifest from '../package.json' with { type: 'json' };
 
@@ -13,6 +13,7 @@ const wholeDays = 'a duration of whole days such as 30d';
 const settings = Type.Object({
   nats: Type.Object({
     url: text('nats://127.0.0.1:4222', 'Where the log is; several servers of one cluster are separated by commas'),
+    ...natsAccessSettings,
   }),
   questdb: Type.Object({
     http_url: text('http://127.0.0.1:9000', 'Where rows are written and tables made'),

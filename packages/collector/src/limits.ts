@@ -35,6 +35,8 @@ export const retryMilliseconds = { min: 250, max: 10_000 } as const;
 
 /** Rows of one frame: many times what a large host has, and few enough that they fit into one write. */
 export const rowsPerFrameMax = 20_000;
+/** Shortest and longest pause before NATS is connected to again, milliseconds: a server that restarts is back within seconds. */
+export const reconnectMilliseconds = { min: 500, max: 10_000 } as const;
 /** How far a frame's time may be ahead of this clock, milliseconds: beyond, the host's clock is wrong. */
 export const futureMilliseconds = 10 * 60_000;
 /** Rows that may come again, grown, of which is remembered which version is the newest, for each table: days of sessions, 10 MB. */

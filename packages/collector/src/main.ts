@@ -70,7 +70,7 @@ async function run(settings: Settings): Promise<number> {
   const running: Promise<unknown>[] = [];
   const { signal } = stopping;
   try {
-    const log = await openLog(settings.nats.url, partitionOf(settings), telemetry, clock, signal);
+    const log = await openLog(settings.nats, partitionOf(settings), telemetry, clock, signal);
     closing.push(() => drained(log));
     const wanted = logSettings(settings);
     await until(() => keepLog(log, wanted, place, telemetry), 'ingest', telemetry, signal);
@@ -173,7 +173,7 @@ async function rebuildStore(settings: Settings): Promise<0 | 1> {
     process.on(signal, () =>
       stopping.abort(new Error('it was stopped; what is stored stays, and a rebuild may be repeated')),
     );
-  const log = await connectLog(settings.nats.url, partitionOf(settings));
+  const log = await connectLog(settings.nats, partitionOf(settings));
   try {
     // The stream and the buckets, but not yet the store's consumer: it is made to begin where the rebuild ends.
     await keepLog(log, logSettings(settings), undefined, telemetry, 'missing');
@@ -218,7 +218,7 @@ function beginning(text: string): string | undefined {
 
 /** Lists the stores that read the log, or forgets one; returns the exit code. */
 async function stores({ nats, stores: { remove } }: Settings): Promise<0 | 1> {
-  const log = await connectLog(nats.url);
+  const log = await connectLog(nats);
   try {
     const found = await listStores(log, (pause) => clock.sleep(pause));
     if (remove === '') {
@@ -263,7 +263,7 @@ async function check(settings: Settings): Promise<0 | 2> {
   let code: 0 | 2 = 0;
   let log: Log | undefined;
   try {
-    log = await connectLog(settings.nats.url);
+    log = await connectLog(settings.nats);
     const { limits } = await log.manager.getAccountInfo();
     console.log(
       `NATS: connected to ${log.connection.getServer()}, JetStream${limits.max_storage === 0 ? ' without storage' : ''}`,

@@ -46,6 +46,28 @@ export const Duration = (fallback: string, options: LeafOptions) =>
     ...options,
   });
 
+const file = (description: string, example: string) =>
+  Type.Optional(Type.String({ minLength: 1, description, examples: [example] }));
+
+/** The settings by which a program gets into NATS, besides the address. Each is a file, read anew at every connection. */
+export const natsAccessSettings = {
+  credentials: file(
+    'Credentials file by which NATS knows this program; absent: NATS asks nobody who it is',
+    '/etc/fleetreel/nats.creds',
+  ),
+  tls: Type.Object({
+    ca: file(
+      "Certificates (PEM) of the authorities that may vouch for the NATS server; absent: the system's",
+      '/etc/fleetreel/ca.pem',
+    ),
+    certificate: file(
+      "This program's own certificate (PEM), for a NATS server that asks for one",
+      '/etc/fleetreel/client.pem',
+    ),
+    key: file('Private key (PEM) of that certificate', '/etc/fleetreel/client.key'),
+  }),
+};
+
 /** The candidate that is most like the text, or undefined when none is like it at all. */
 export function nearest(text: string, candidates: readonly string[]): string | undefined {
   if (candidates.length === 0) return undefined;

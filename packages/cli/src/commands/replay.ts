@@ -43,6 +43,16 @@ export const replay: Command = {
     format: { value: 'NAME', help: 'ndjson or reel [by the name of the file, else ndjson]' },
     output: { value: 'FILE', help: 'Write into this new file [standard output]' },
     'to-nats': { value: 'URL', help: 'Publish to this NATS' },
+    'nats-credentials': {
+      value: 'FILE',
+      help: 'With --to-nats: the credentials file by which NATS knows this program',
+    },
+    'nats-tls-ca': {
+      value: 'FILE',
+      help: 'With --to-nats: certificates of the authorities that may vouch for the server',
+    },
+    'nats-tls-certificate': { value: 'FILE', help: "With --to-nats: this program's own certificate" },
+    'nats-tls-key': { value: 'FILE', help: 'With --to-nats: the private key of that certificate' },
     subject: { value: 'PREFIX', help: 'With --to-nats: to PREFIX.<host>' },
     tenant: { value: 'NAME', help: 'With --to-nats: as frames of this tenant, for its collector to take in' },
   },
@@ -235,7 +245,7 @@ async function sinkOf({ flags }: Invocation, target: ReturnType<typeof natsTarge
     throw new UsageError(`--format ${format} can't be: give ndjson or reel.`);
   if (target) {
     if (output ?? format) throw new UsageError('--to-nats takes neither --output nor --format.');
-    return await NatsSink.connect(target.url, target.target);
+    return await NatsSink.connect(target.nats, target.target);
   }
   if ((format ?? (output?.endsWith('.reel') ? 'reel' : 'ndjson')) === 'ndjson') return new JsonSink(output);
   if (output === undefined) throw new UsageError('--format reel needs --output FILE: a reel is no text.');

@@ -1,10 +1,11 @@
 // The one connection to NATS.
 import { randomUUID } from 'node:crypto';
+import { NatsAccess, type NatsSettings } from '@fleetreel/proto/nats_access';
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
-import type { Clock } from '#clock.ts';
-import { answerMilliseconds, retryMilliseconds } from '#limits.ts';
+import { connect, errors, type NatsConnection } from '@nats-io/transport-node';
+import { type Clock, systemClock } from '#clock.ts';
+import { answerMilliseconds, reconnectMilliseconds, retryMilliseconds } from '#limits.ts';
 import { type Partition, whole } from '#log/partition.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -26,7 +27,7 @@ export type Log = {
  * @throws the signal's reason when it is aborted
  */
 export async function openLog(
-  url: string,
+  settings: NatsSettings,
   partition: Partition,
   telemetry: Telemetry,
   clock: Clock,
@@ -35,12 +36,13 @@ export async function openLog(
   for (let pause: number = retryMilliseconds.min; ; pause = Math.min(pause * 2, retryMilliseconds.max)) {
     signal.throwIfAborted();
     try {
-      const log = await connectLog(url, partition);
-      void follow(log.connection, url, telemetry);
+      const access = new NatsAccess(settings);
+      const log = await connectedLog(access, partition);
+      void follow(log.connection, settings.url, access, telemetry);
       telemetry.usable('nats');
       return log;
     } catch (cause) {
-      telemetry.unusable('nats', `${url} can't be reached (${sentence(cause)})`);
+      telemetry.unusable('nats', `${settings.url} can't be reached (${sentence(cause)})`);
     }
     await clock.sleep(pause, signal);
   }
@@ -48,23 +50,32 @@ export async function openLog(
 
 /**
  * Connects once.
- * @throws when no server answers
+ * @param to the settings under `nats`, or the address of a server that asks nobody who it is
+ * @throws Error that says why it could not
  */
-export async function connectLog(url: string, partition = whole): Promise<Log> {
+export const connectLog = (to: NatsSettings | string, partition = whole): Promise<Log> =>
+  connectedLog(new NatsAccess(typeof to === 'string' ? { url: to } : to), partition);
+
+async function connectedLog(access: NatsAccess, partition: Partition): Promise<Log> {
   const inboxPrefix = `_INBOX.${randomUUID().replaceAll('-', '')}`;
   const connection = await connect({
-    servers: url.split(',').map((server) => server.trim()),
+    ...access.options,
     name: 'fleetreel-collector',
     timeout: answerMilliseconds,
     maxReconnectAttempts: -1,
-    reconnectTimeWait: 500,
-    reconnectJitter: 500,
+    // Whoever is refused asks less and less often: what it shows may be renewed.
+    reconnectDelayHandler: () =>
+      Math.min(reconnectMilliseconds.min * 2 ** access.tries, reconnectMilliseconds.max) +
+      Math.random() * reconnectMilliseconds.min,
     ignoreAuthErrorAbort: true,
     // Otherwise each request builds a stack trace in advance: half of the CPU time of publishing.
     noAsyncTraces: true,
     inboxPrefix,
     pingInterval: 10_000,
+  }).catch(async (cause: unknown) => {
+    throw new Error(await access.explain(cause, now_s()), { cause });
   });
+  access.accepted();
   const options = { timeout: answerMilliseconds };
   const client = jetstream(connection, options);
   return {
@@ -77,10 +88,25 @@ export async function connectLog(url: string, partition = whole): Promise<Log> {
   };
 }
 
-async function follow(connection: NatsConnection, url: string, telemetry: Telemetry): Promise<void> {
+const now_s = (): number => systemClock.now_us() / 1_000_000;
+
+async function follow(
+  connection: NatsConnection,
+  url: string,
+  access: NatsAccess,
+  telemetry: Telemetry,
+): Promise<void> {
   for await (const status of connection.status()) {
     if (status.type === 'disconnect') telemetry.unusable('nats', `${url} closed the connection`);
-    else if (status.type === 'reconnect') telemetry.usable('nats');
+    else if (status.type === 'reconnect') {
+      access.accepted();
+      telemetry.usable('nats');
+    } else if (
+      status.type === 'error' &&
+      (status.error instanceof errors.AuthorizationError ||
+        status.error instanceof errors.UserAuthenticationExpiredError)
+    )
+      telemetry.unusable('nats', `${url} refuses this collector: ${await access.explain(status.error, now_s())}`);
     else if (status.type === 'error') telemetry.log.warn({ reason: sentence(status.error) }, 'NATS reports an error');
   }
 }

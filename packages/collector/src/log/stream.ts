@@ -1,5 +1,5 @@
 // What the log is made of, as data: one stream, one durable consumer for each store, the buckets.
-import { everything, prefix } from '@fleetreel/proto';
+import { agentsBucket, claimBucket, everything, prefix, republishOf } from '@fleetreel/proto';
 import {
   AckPolicy,
   type ConsumerConfig,
@@ -23,7 +23,10 @@ export const streamName = 'FRAMES';
 const duplicateWindowMilliseconds = 2 * 60_000;
 
 /** Key-value buckets: who holds a host's name, and what is known of each host. */
-export const buckets = { claims: 'claims', hosts: 'hosts' } as const;
+export const buckets = { claims: claimBucket, hosts: 'hosts', agents: agentsBucket } as const;
+
+/** Buckets of which each host has a key of its own: it is told of its changes, since it may make no consumer. */
+const told: readonly string[] = [buckets.claims, buckets.agents];
 
 /** What the log has to be like: how long and how much it keeps, in milliseconds and bytes, and on how many servers. */
 export type LogSettings = { age_ms: number; bytes: number; replicas?: number };
@@ -96,6 +99,11 @@ export async function keepLog(
       max_msgs_per_subject: 1,
       allow_direct: true,
       num_replicas: replicas,
+      ...(told.includes(bucket) && {
+        republish: republishOf(bucket),
+        // Whoever may write one key could otherwise remove all others by a header.
+        allow_rollup_hdrs: false,
+      }),
     });
   }
 }

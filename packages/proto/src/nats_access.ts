@@ -1,0 +1,204 @@
+// How a program of ours gets into NATS: the settings under `nats`, what the client is told of them, and what a refusal means.
+import { readFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { readCredentials, type UserCredentials } from '#nats_jwt.ts';
+
+export type NatsSettings = {
+  /** One server, or several of one cluster, separated by commas. */
+  url: string;
+  credentials?: string;
+  tls?: { ca?: string; certificate?: string; key?: string };
+};
+
+/** How the client proves who it is: a token and the signature of what the server asked. */
+type Proof = { jwt: string; nkey: string; sig: string };
+
+/** What `connect` of the client is told. */
+export type NatsConnectOptions = {
+  servers: string[];
+  authenticator?: (nonce?: string) => Proof | undefined;
+  tls?: { caFile?: string; certFile?: string; keyFile?: string };
+};
+
+/** How long the server's greeting is waited for when a refusal is explained, milliseconds. */
+const greetingMilliseconds = 3000;
+
+/** The way into NATS by these settings. */
+export class NatsAccess {
+  readonly #settings: NatsSettings;
+  /** What was last shown to a server. */
+  #shown: UserCredentials | undefined;
+  /** Why the file could not be read for that; then what was read before is shown. */
+  #unreadable: string | undefined;
+  #tries = 0;
+
+  constructor(settings: NatsSettings) {
+    this.#settings = settings;
+  }
+
+  /** The client reads files at every connection, so that renewed ones need no restart. A server's certificate is always verified. */
+  get options(): NatsConnectOptions {
+    const { url, credentials, tls: { ca, certificate, key } = {} } = this.#settings;
+    return {
+      servers: url.split(',').map((server) => server.trim()),
+      ...(credentials !== undefined && { authenticator: (nonce = '') => this.#prove(credentials, nonce) }),
+      ...(this.#isEncrypted && {
+        tls: {
+          ...(ca !== undefined && { caFile: ca }),
+          ...(certificate !== undefined && { certFile: certificate }),
+          ...(key !== undefined && { keyFile: key }),
+        },
+      }),
+    };
+  }
+
+  /** Whether NATS is told who this is. */
+  get isKnown(): boolean {
+    return this.#settings.credentials !== undefined;
+  }
+
+  /** How often a server was told who this is since one has accepted it: each time, the next one is to wait longer. */
+  get tries(): number {
+    return this.#tries;
+  }
+
+  /** A server has accepted it. */
+  accepted(): void {
+    this.#tries = 0;
+  }
+
+  /** Whether a connection without encryption is refused by this side. */
+  get #isEncrypted(): boolean {
+    const { url, tls } = this.#settings;
+    return /(^|,)\s*tls:\/\//.test(url) || Object.values(tls ?? {}).some((path) => path !== undefined);
+  }
+
+  /** Never throws: the client would close for good. */
+  #prove(path: string, nonce: string): Proof | undefined {
+    this.#tries++;
+    try {
+      this.#shown = readCredentialsFile(path);
+      this.#unreadable = undefined;
+    } catch (cause) {
+      this.#unreadable = (cause as Error).message;
+    }
+    if (this.#shown === undefined) return undefined;
+    const { jwt, key } = this.#shown;
+    return { jwt, nkey: key.publicKey, sig: key.sign(Buffer.from(nonce)).toString('base64url') };
+  }
+
+  /**
+   * Why the server has refused, or was not reached, as one sentence without a full stop.
+   * @param now_s seconds since 1970
+   */
+  async explain(cause: unknown, now_s: number): Promise<string> {
+    const { name, message, code } = rootOf(cause);
+    const { url, tls } = this.#settings;
+    if (name === 'AuthorizationError' || name === 'UserAuthenticationExpiredError')
+      return this.#whyRefused(message, now_s);
+    const certificate = certificateErrors.get(code ?? '');
+    if (certificate !== undefined)
+      return `the certificate of ${url} is not trusted: ${certificate}${tls?.ca === undefined ? ' (nats.tls.ca names the authority that signed it)' : ` (nats.tls.ca is ${tls.ca})`}`;
+    if (/certificate required|bad certificate|unknown ca|certificate unknown|alert/i.test(message))
+      return `the server refuses this program's certificate (${message}): are nats.tls.certificate and nats.tls.key those that its authority has signed`;
+    if (name === 'TimeoutError' || name === 'ConnectionError' || /timeout|closed|reset/i.test(message)) {
+      // A server that misses a certificate closes, and the client only sees that nobody answers.
+      const greeting = await greetingOf(url);
+      if (greeting?.tls_verify === true)
+        return tls?.certificate === undefined
+          ? 'the server asks for a certificate of this program: give nats.tls.certificate and nats.tls.key'
+          : `the server does not accept the certificate ${tls.certificate} (nats.tls.certificate): has its authority signed it, and is it still valid`;
+    }
+    if (/not available on this server/.test(message))
+      return 'the server does not encrypt, and this program was told to (nats.tls, or tls:// in nats.url)';
+    return message || String(code ?? name);
+  }
+
+  #whyRefused(message: string, now_s: number): string {
+    const { credentials } = this.#settings;
+    if (credentials === undefined) return 'the server asks for credentials: give nats.credentials';
+    if (this.#shown === undefined) return this.#unreadable ?? `${credentials} was not read yet`;
+    const { name, exp, iat } = this.#shown.claims;
+    const whose = `the credentials of "${name}" in ${credentials}`;
+    const older = this.#unreadable === undefined ? '' : `; the file could not be read again: ${this.#unreadable}`;
+    if (exp !== undefined && exp <= now_s)
+      return `${whose} have expired at ${new Date(exp * 1000).toISOString()}: put new ones there, no restart is needed${older}`;
+    return `${whose}, issued at ${new Date(iat * 1000).toISOString()}, are refused (${message}): they were revoked, or are of another installation: put new ones there, no restart is needed${older}`;
+  }
+}
+
+/** What a credentials file says. @throws Error whose message says what is wrong with the file */
+export function readCredentialsFile(path: string): UserCredentials {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const why =
+      { ENOENT: 'it does not exist', EACCES: 'this user may not read it', EISDIR: 'it is a folder' }[code ?? ''] ??
+      message;
+    throw new Error(`the credentials file ${path} can't be read: ${why}`, { cause });
+  }
+  try {
+    return readCredentials(text);
+  } catch (cause) {
+    throw new Error(`${path} is no credentials file of NATS: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** What a certificate's error of OpenSSL means. */
+const certificateErrors: ReadonlyMap<string, string> = new Map([
+  ['SELF_SIGNED_CERT_IN_CHAIN', 'its authority is not among the trusted ones'],
+  ['DEPTH_ZERO_SELF_SIGNED_CERT', 'it is signed by itself, and not among the trusted ones'],
+  ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', 'its authority is not among the trusted ones'],
+  ['UNABLE_TO_GET_ISSUER_CERT', 'its authority is not among the trusted ones'],
+  ['UNABLE_TO_GET_ISSUER_CERT_LOCALLY', 'its authority is not among the trusted ones'],
+  ['CERT_SIGNATURE_FAILURE', 'its signature is wrong'],
+  ['CERT_HAS_EXPIRED', 'it has expired'],
+  ['CERT_NOT_YET_VALID', 'it is not valid yet'],
+  ['ERR_TLS_CERT_ALTNAME_INVALID', 'it is for another name than the one in nats.url'],
+]);
+
+/** The first error in a chain of causes that says what it is. */
+function rootOf(cause: unknown): { name: string; message: string; code: string | undefined } {
+  let found = { name: '', message: String(cause), code: undefined as string | undefined };
+  for (let error = cause; error instanceof Error; error = error.cause) {
+    const { code } = error as NodeJS.ErrnoException;
+    found = { name: error.name, message: error.message, code: typeof code === 'string' ? code : undefined };
+    if (found.code !== undefined || /Authori[sz]ation|Expired/.test(error.name)) break;
+  }
+  return found;
+}
+
+/** What a NATS server says of itself before anything is encrypted; undefined where none does. */
+function greetingOf(url: string): Promise<{ tls_verify?: boolean } | undefined> {
+  const [first = ''] = url.split(',').map((server) => server.trim());
+  const address = first.includes('://') ? first : `nats://${first}`;
+  if (!URL.canParse(address)) return Promise.resolve(undefined);
+  const { hostname, port } = new URL(address);
+  return new Promise((resolve) => {
+    const signal = AbortSignal.timeout(greetingMilliseconds);
+    const socket = connect({ host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || 4222), signal });
+    let text = '';
+    const settle = (info?: { tls_verify?: boolean }) => {
+      socket.destroy();
+      resolve(info);
+    };
+    socket.setEncoding('utf8');
+    socket.on('error', () => settle());
+    socket.on('close', () => settle());
+    socket.on('data', (piece: string) => {
+      text += piece;
+      const line = /^INFO (.*)\r\n/.exec(text)?.[1];
+      if (line !== undefined) settle(parsed(line));
+    });
+  });
+}
+
+function parsed(line: string): { tls_verify?: boolean } | undefined {
+  try {
+    return JSON.parse(line) as { tls_verify?: boolean };
+  } catch {
+    return undefined;
+  }
+}
