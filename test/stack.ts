@@ -83,7 +83,11 @@ export class Stack implements AsyncDisposable {
    * @param natsUrl by which it reaches the log
    */
   async startCollector(natsUrl = this.nats.url): Promise<void> {
-    this.collector = await startProgram(programs.collector, ['run', ...this.collectorFlags(natsUrl)]);
+    this.collector = await startProgram(
+      programs.collector,
+      ['run', ...this.collectorFlags(natsUrl)],
+      this.questdb.environment,
+    );
     this.#started.push(this.collector);
     await this.ready();
   }
@@ -115,15 +119,12 @@ export class Stack implements AsyncDisposable {
   }
 
   collectorFlags(natsUrl = this.nats.url): string[] {
-    return [
-      ...this.questdb.flags,
-      ...flags({
-        'nats-url': natsUrl,
-        'http-port': this.#httpPort,
-        'grpc-port': this.#grpcPort,
-        'access-anonymous': this.anonymous,
-      }),
-    ];
+    return flags({
+      'nats-url': natsUrl,
+      'http-port': this.#httpPort,
+      'grpc-port': this.#grpcPort,
+      'access-anonymous': this.anonymous,
+    });
   }
 
   async startAgent({ host, machineId, interval = '1s', natsUrl, flags: more = [], within = [] }: AgentOptions) {

@@ -171,22 +171,10 @@ test('a second start is quick, and nothing outlives a launcher that is killed ha
 test('servers that run already are used and left running', { timeout: 120_000 }, async () => {
   await using nats = await startNats();
   await using questdb = await startQuestdb();
-  await using up = await start(
-    '--nats-url',
-    nats.url,
-    '--questdb-http-url',
-    questdb.httpUrl,
-    '--questdb-pg-port',
-    String(questdb.pgPort),
-    '--questdb-user',
-    questdb.user,
-    '--questdb-password',
-    questdb.password,
-    '--questdb-read-user',
-    questdb.readUser,
-    '--questdb-read-password',
-    questdb.readPassword,
-  );
+  await using up = await startProgram(entry, ['up', ...flags, '--nats-url', nats.url], {
+    FLEETREEL_INTERVAL: '1s',
+    ...questdb.environment,
+  });
   await readyLine(up);
   expect(up.lines).toContain(`QuestDB: the server at ${questdb.httpUrl}`);
   expect(processes().filter((line) => /ServerMain|nats-server/.test(line))).toEqual([]);

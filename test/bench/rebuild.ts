@@ -33,7 +33,11 @@ export async function rebuild(fleet: Fleet): Promise<Figure[]> {
   await stack.collector.stop();
 
   const begin_ms = performance.now();
-  const program = await startProgram(programs.collector, ['rebuild', ...copy.flags(stack.nats.url)]);
+  const program = await startProgram(
+    programs.collector,
+    ['rebuild', ...copy.flags(stack.nats.url)],
+    copy.questdb.environment,
+  );
   const { code, output } = await endOf(program, longest.rebuild);
   const seconds = (performance.now() - begin_ms) / 1000;
   if (code !== 0) throw new Error(`The rebuild ended with ${code}:\n${output}`);

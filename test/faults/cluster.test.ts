@@ -233,7 +233,11 @@ async function tallied(store: Store): Promise<Tally> {
 
 /** Runs a command of the collector for a store; returns what it ended with and wrote. */
 async function command(name: string, store: Store, ...more: string[]) {
-  const program = await startProgram(programs.collector, [name, ...store.flags(cluster.url), ...more]);
+  const program = await startProgram(
+    programs.collector,
+    [name, ...store.flags(cluster.url), ...more],
+    store.questdb.environment,
+  );
   return await endOf(program, 4 * minute);
 }
 

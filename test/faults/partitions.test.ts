@@ -112,7 +112,10 @@ test('two collectors with a part each hold every host once, and keep to it', { t
     expect(moved.map((name) => parts.get(name))).toEqual(moved.map(() => 1));
     for (const table of ['frame', 'memory']) await right.questdb.query(`TRUNCATE TABLE ${table}`);
     const flags = [...right.flags(nats.url), '--partition', '3/4'];
-    const { code, output } = await endOf(await startProgram(programs.collector, ['rebuild', ...flags]), 240 * second);
+    const { code, output } = await endOf(
+      await startProgram(programs.collector, ['rebuild', ...flags], right.questdb.environment),
+      240 * second,
+    );
     expect(code, output).toBe(0);
     expect(await right.frames()).toEqual(
       new Map(moved.map((name) => [name, [[2 * framesOfRound, 2 * framesOfRound]]])),

@@ -18,7 +18,11 @@ export class Collector implements AsyncDisposable {
   static async start(url: string, store: Store, flags: readonly string[] = []): Promise<Collector> {
     const port = await freePort();
     const faces = ['--http-port', String(port), '--grpc-port', '0', '--access-anonymous', 'admin'];
-    const program = await startProgram(programs.collector, ['run', ...store.flags(url), ...faces, ...flags]);
+    const program = await startProgram(
+      programs.collector,
+      ['run', ...store.flags(url), ...faces, ...flags],
+      store.questdb.environment,
+    );
     const collector = new Collector(program, `http://127.0.0.1:${port}`);
     const said = () => program.lines.slice(-10).join('\n');
     await eventually(`a collector of the store ${store.name} that is ready`, 120_000, async () => {
@@ -55,9 +59,9 @@ export class Store implements AsyncDisposable {
     return new Store(name, await startQuestdb());
   }
 
-  /** Flags of a collector that fills it from this log. */
+  /** Flags of a collector that fills it from this log; where it is comes by the environment. */
   flags(url: string): string[] {
-    return ['--nats-url', url, ...this.questdb.flags, '--store', this.name];
+    return ['--nats-url', url, '--store', this.name];
   }
 
   async count(table = 'frame'): Promise<number> {

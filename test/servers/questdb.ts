@@ -38,18 +38,17 @@ export class Questdb implements AsyncDisposable {
     return this.#child.pid;
   }
 
-  /** What a collector is told of it. */
-  get flags(): string[] {
-    const given = {
-      'http-url': this.httpUrl,
-      'pg-host': this.pgHost,
-      'pg-port': this.pgPort,
-      user: this.user,
-      password: this.password,
-      'read-user': this.readUser,
-      'read-password': this.readPassword,
+  /** What a collector is told of it, as its environment. */
+  get environment(): Record<string, string> {
+    return {
+      FLEETREEL_QUESTDB_HTTP_URL: this.httpUrl,
+      FLEETREEL_QUESTDB_PG_HOST: this.pgHost,
+      FLEETREEL_QUESTDB_PG_PORT: String(this.pgPort),
+      FLEETREEL_QUESTDB_USER: this.user,
+      FLEETREEL_QUESTDB_PASSWORD: this.password,
+      FLEETREEL_QUESTDB_READ_USER: this.readUser,
+      FLEETREEL_QUESTDB_READ_PASSWORD: this.readPassword,
     };
-    return Object.entries(given).flatMap(([name, value]) => [`--questdb-${name}`, String(value)]);
   }
 
   /** Runs one statement as the writing user. */

@@ -132,7 +132,22 @@ test('after a command with settings of its own, what begins their flags may be l
     'nats://long',
   ]);
   expect(() => readSettings(wider, ['run', ...flags], {})).toThrow('There is no flag --url');
-  expect(() => readSettings(wider, ['check', '--password', 'short'], {})).toThrow('nats.password: the value given');
+});
+
+test('a secret is no flag, by either name, and is not repeated', () => {
+  const wider: Program<typeof settings> = { ...program, own: { check: 'nats-' } };
+  for (const argv of [
+    ['run', '--nats-password', 'long enough'],
+    ['run', '--nats-password=long enough'],
+    ['check', '--password', 'long enough'],
+  ])
+    expect(() => readSettings(wider, argv, {})).toThrow(
+      /^--(nats-)?password can't be given here, where whoever lists processes reads it: set FLEETREEL_NATS_PASSWORD, or nats\.password in the file\.$/,
+    );
+  for (const text of [help(program), reference(program)]) {
+    expect(text).toContain('FLEETREEL_NATS_PASSWORD');
+    expect(text).not.toContain('--nats-password');
+  }
 });
 
 test('a YAML file is read with the lines of what is in it', () => {

@@ -160,10 +160,17 @@ export function readYaml(file: string, what: string): Yaml {
 
 /** What `--help` prints. */
 export function help<S extends TObject>(program: Program<S>): string {
-  const rows = leavesOf(program.settings).map((leaf) => {
+  const leaves = leavesOf(program.settings);
+  const rows = leaves.filter(isFlag).map((leaf) => {
     const { description = '', default: fallback } = leaf.schema;
     return [`--${flagOf(leaf)} VALUE`, fallback === undefined ? description : `${description} [${show(fallback)}]`];
   });
+  const secrets = leaves
+    .filter((leaf) => !isFlag(leaf))
+    .map((leaf) => [
+      variableOf(leaf),
+      `${leaf.schema.description}, or ${leaf.path.join('.')} in the file; never a flag`,
+    ]);
   const switches = Object.entries(program.switches ?? {}).map(([name, text]) => [`--${name}`, text]);
   const commands = Object.entries(program.commands);
   return [
@@ -178,6 +185,7 @@ export function help<S extends TObject>(program: Program<S>): string {
     ...columns([
       ...rows,
       ...switches,
+      ...secrets,
       ['--config FILE', `YAML file of settings${program.defaultFile ? ` [${program.defaultFile}, if it exists]` : ''}`],
       ['--help', 'This page'],
       ['--version', 'The version'],
@@ -198,7 +206,8 @@ export function reference<S extends TObject>(program: Program<S>): string {
     ...leavesOf(program.settings).map((leaf) => {
       const { description = '', default: fallback, examples } = leaf.schema;
       const example = examples?.length ? ` For example \`${show(examples[0])}\`.` : '';
-      return `| \`${leaf.path.join('.')}\` | \`--${flagOf(leaf)}\` | \`${variableOf(leaf)}\` | ${
+      const flag = isFlag(leaf) ? `\`--${flagOf(leaf)}\`` : '';
+      return `| \`${leaf.path.join('.')}\` | ${flag} | \`${variableOf(leaf)}\` | ${
         fallback === undefined ? '' : `\`${show(fallback)}\``
       } | ${cell(description)}.${example} |`;
     }),
@@ -211,8 +220,10 @@ export function reference<S extends TObject>(program: Program<S>): string {
 }
 
 function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Leaf[], argv: readonly string[]) {
-  const long = [...leaves.map(flagOf), 'config'];
+  const long = [...leaves.filter(isFlag).map(flagOf), 'config'];
   const short = shortFlags(program, long, argv);
+  const secrets = new Map(leaves.filter((leaf) => !isFlag(leaf)).map((leaf) => [flagOf(leaf), leaf]));
+  const shortSecrets = shortFlags(program, [...secrets.keys()], argv);
   const names = [...long, ...short.keys()];
   const switchNames = [...Object.keys(program.switches ?? {}), 'help', 'version'];
   const options = Object.fromEntries([
@@ -226,6 +237,11 @@ function commandLine<S extends TObject>(program: Program<S>, leaves: readonly Le
   for (const token of tokens) {
     if (token.kind === 'positional') words.push(token.value);
     if (token.kind !== 'option') continue;
+    const secret = secrets.get(shortSecrets.get(token.name) ?? token.name);
+    if (secret)
+      throw new SettingsError(
+        `${token.rawName} can't be given here, where whoever lists processes reads it: set ${variableOf(secret)}, or ${secret.path.join('.')} in the file.`,
+      );
     if (switchNames.includes(token.name)) switches.add(token.name);
     else if (!names.includes(token.name))
       throw new SettingsError(
@@ -330,6 +346,8 @@ function leavesOf(schema: TObject, at: readonly string[] = []): Leaf[] {
   });
 }
 
+/** A secret is no flag: every user of a machine can list what its programs were started with. */
+const isFlag = ({ schema }: Leaf): boolean => schema.secret !== true;
 const flagOf = (leaf: Leaf): string => leaf.path.join('-').replaceAll('_', '-');
 const variableOf = (leaf: Leaf): string => `FLEETREEL_${leaf.path.join('_').toUpperCase()}`;
 const show = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value));

@@ -534,13 +534,13 @@ describe('a part is killed while 20 hosts report', () => {
   let flags: string[];
 
   const start = async () => {
-    collector = await startProgram('packages/collector/src/main.ts', ['run', ...flags]);
+    collector = await startProgram('packages/collector/src/main.ts', ['run', ...flags], questdb.environment);
   };
 
   beforeEach(async () => {
     const port = await freePort();
     const own = ['--http-port', `${port}`, '--grpc-port', '0', '--store', 'killed'];
-    flags = ['--nats-url', nats.url, ...questdb.flags, ...own];
+    flags = ['--nats-url', nats.url, ...own];
     await start();
     await eventually('readiness', async () =>
       (await fetch(`http://127.0.0.1:${port}/readyz`)).status === 200 ? true : undefined,

@@ -77,9 +77,9 @@ test('what the log lost while no collector ran is told', { timeout: 180_000 }, a
     '--access-anonymous',
     'admin',
   ];
-  const flags = ['--nats-url', nats.url, ...questdb.flags, ...own];
+  const flags = ['--nats-url', nats.url, ...own];
   const collect = async () => {
-    const collector = await startProgram('packages/collector/src/main.ts', ['run', ...flags]);
+    const collector = await startProgram('packages/collector/src/main.ts', ['run', ...flags], questdb.environment);
     closing.use(collector);
     await expect
       .poll(async () => (await fetch(`http://127.0.0.1:${http}/readyz`)).status, { timeout: 60_000 })
