@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Child } from '@fleetreel/deploy/local/child';
 import type { Host, Hosts } from '@fleetreel/proto/http';
+import { leaksInFolder, leaksInLines, leaksInProcesses } from './secrets.ts';
 import { type NatsServer, startNats } from './servers/nats.ts';
 import { freePort, Program, startProgram } from './servers/program.ts';
 import { type Questdb, startQuestdb } from './servers/questdb.ts';
@@ -41,6 +42,11 @@ export class Stack implements AsyncDisposable {
   readonly folder: string;
   /** What whoever brings no credentials may do. */
   anonymous: 'none' | 'viewer' | 'admin' = 'admin';
+  /**
+   * Secrets that a test used: passwords, keys, codes, credentials. At the end none of them may be in what was written, but for files
+   * that are there for them.
+   */
+  readonly secrets = new Set<string>();
   collector!: Program;
   readonly #httpPort: number;
   readonly #grpcPort: number;
@@ -152,14 +158,34 @@ export class Stack implements AsyncDisposable {
     );
   }
 
-  /** Programs first, the newest first, then the servers. */
+  /**
+   * Programs first, the newest first, then the servers.
+   * @throws Error where a secret was written
+   */
   async [Symbol.asyncDispose](): Promise<void> {
+    const leaks = await leaksInProcesses(this.secrets);
     for (const program of this.#started.toReversed()) await program.stop();
+    leaks.push(...(await this.#written()));
     await this.questdb[Symbol.asyncDispose]();
     await this.nats[Symbol.asyncDispose]();
     await rm(this.folder, { recursive: true, force: true });
+    if (leaks.length > 0) throw new Error(`Secrets are where they may not be: ${leaks.join('; ')}`);
+  }
+
+  /** Where secrets of the test are in what programs and servers wrote. */
+  async #written(): Promise<string[]> {
+    if (this.secrets.size === 0) return [];
+    await this.questdb.stop();
+    await this.nats.stop();
+    const programs = this.#started.map((program, index) => ({ name: `program ${index + 1}`, lines: program.lines }));
+    const folders = [this.folder, this.nats.data, this.questdb.data];
+    const found = await Promise.all(folders.map((folder) => leaksInFolder(folder, this.secrets, isForSecrets)));
+    return [...leaksInLines(programs, this.secrets), ...found.flat()];
   }
 }
+
+/** QuestDB's configuration, credentials and keys. */
+const isForSecrets = (path: string): boolean => /(?:^|\/)(?:server\.conf|[^/]*\.(?:creds|nk|key|pem))$/.test(path);
 
 /** Starts a program of ours by a command that starts another: `ip netns exec NAME`; by none as it is. */
 export async function startWithin(
