@@ -17,6 +17,7 @@ const names = Object.keys(rooms);
 /** Between packages: which may import which. */
 const packages: Record<string, readonly string[]> = {
   proto: [],
+  client: [],
   reel: ['proto'],
   agent: ['proto'],
   collector: ['proto', 'reel'],
