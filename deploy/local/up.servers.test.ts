@@ -83,6 +83,8 @@ test('everything starts, heals, is asked, and ends with Ctrl-C', { timeout: 200_
   expect(up.lines.join('\n')).toMatch(/^NATS: .*\nQuestDB: /);
   expect((await fetch(`${url}readyz`)).status).toBe(200);
   expect(statSync(join(folder, 'questdb.json')).mode & 0o777).toBe(0o600);
+  for (const name of ['installation.json', 'collector.creds', 'agent.creds'])
+    expect(statSync(join(folder, 'nats-keys', name)).mode & 0o777, name).toBe(0o600);
 
   // What the clients say of it.
   const hosts = JSON.parse((await run(['hosts', '--json', '--address', address])).out);

@@ -5,6 +5,7 @@ import { build, built } from '#build.ts';
 import { type Credentials, credentials, FolderLock, LaunchError } from '#local/folder.ts';
 import { guardPid } from '#local/guard.ts';
 import { findNats, natsIllness, natsInfo, natsService } from '#local/nats.ts';
+import { natsKeys } from '#local/nats_keys.ts';
 import { cacheFolder, type Machine, withRemedy } from '#local/obtain.ts';
 import { accepts, freePort, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
@@ -67,7 +68,12 @@ type Plan = {
   lock: FolderLock;
 };
 /** Where the log is, and how it is started unless it runs already. */
-type Nats = { url: string; start?: (data: string) => Supervised };
+type Nats = {
+  url: string;
+  /** What collector and agent are told of it besides. */
+  environment(data: string): { collector: Readonly<Record<string, string>>; agent: Readonly<Record<string, string>> };
+  start?: (data: string) => Supervised;
+};
 /** Where the store is, and how it is started unless it runs already. */
 type Questdb = {
   environment(data: string): Record<string, string>;
@@ -89,9 +95,10 @@ async function startAll(plan: Plan, machine: Machine, signal: AbortSignal): Prom
 
   const url = `http://127.0.0.1:${settings.http.port}`;
   const environment = { FLEETREEL_NATS_URL: nats.url, NODE_COMPILE_CACHE: join(cacheFolder(machine), 'compiled') };
+  const access = nats.environment(data);
   const begun = Date.now();
-  await start(collector(url, settings, { ...environment, ...questdb.environment(data) }));
-  await start(agent(data, environment));
+  await start(collector(url, settings, { ...environment, ...access.collector, ...questdb.environment(data) }));
+  await start(agent(data, { ...environment, ...access.agent }));
 
   for (let round = 1; !(await hasFrame(url, begun, signal)); round++) {
     if (round % 75 === 0)
@@ -118,7 +125,7 @@ async function chooseNats({ nats: { url, port } }: UpSettings, machine: Machine)
     if (info.jetstream !== true)
       throw new LaunchError(`The NATS server at ${url} (--nats-url) has no JetStream: enable it in its configuration.`);
     machine.report(`NATS: the server at ${url} (version ${info.version ?? 'unknown'})`);
-    return { url };
+    return { url, environment: () => ({ collector: {}, agent: {} }) };
   }
   const program = await withRemedy(() => findNats(machine), machine);
   machine.report(`NATS: ${program.from}`);
@@ -126,8 +133,15 @@ async function chooseNats({ nats: { url, port } }: UpSettings, machine: Machine)
   const monitorPort = await freePort();
   return {
     url: `nats://127.0.0.1:${port}`,
+    environment: (data) => natsKeys(data, process.env),
     start: (data) => ({
-      ...natsService({ program, port, monitorPort, data: join(data, 'nats') }),
+      ...natsService({
+        program,
+        port,
+        monitorPort,
+        data: join(data, 'nats'),
+        configuration: natsKeys(data, process.env).configuration,
+      }),
       illness: (signal) => natsIllness(monitorPort, join(data, 'nats'), signal),
       readyWithin: 60_000,
       stopWithin: 1500,

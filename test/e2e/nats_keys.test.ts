@@ -1,0 +1,54 @@
+// A local NATS of an older version, which asked nobody who he is, goes on with keys.
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { natsKeys } from '@fleetreel/deploy/local/nats_keys';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
+import { readCredentials } from '@fleetreel/proto/nats_jwt';
+import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
+import { connect } from '@nats-io/transport-node';
+import { afterAll, expect, test } from 'vitest';
+import { startNats } from '../servers/nats.ts';
+
+const data = mkdtempSync(join(tmpdir(), 'fleetreel-keys-'));
+afterAll(() => rmSync(data, { recursive: true, force: true }));
+
+const keysOf = (host: string) => natsKeys(data, { FLEETREEL_HOST: host });
+const agentOf = (keys: ReturnType<typeof keysOf>) =>
+  readCredentials(readFileSync(keys.agent.FLEETREEL_NATS_CREDENTIALS ?? '', 'utf8')).claims;
+
+test('what the log held is still there, only keys open it, and they stay the same', async () => {
+  const store = { data: join(data, 'nats') };
+  {
+    await using before = await startNats(store);
+    const open = await connect({ servers: before.url });
+    const manager = await jetstreamManager(open);
+    await manager.streams.add({ name: 'FRAMES', subjects: ['fr.v1.>'], storage: StorageType.File });
+    await jetstream(open).publish('fr.v1.default.frame.web-1', 'one');
+    await (await new Kvm(open).create('hosts', { storage: StorageType.File })).put('default.web-1', 'two');
+    await open.close();
+  }
+  const keys = keysOf('web.1');
+  const folder = join(data, 'nats-keys');
+  expect(statSync(folder).mode & 0o777).toBe(0o700);
+  for (const name of readdirSync(folder)) expect(statSync(join(folder, name)).mode & 0o777, name).toBe(0o600);
+
+  await using server = await startNats({ ...store, configuration: keys.configuration });
+  await expect(connect({ servers: server.url, reconnect: false })).rejects.toThrow(/authorization violation/i);
+  const credentials = keys.collector.FLEETREEL_NATS_CREDENTIALS ?? '';
+  const known = await connect(new NatsAccess({ url: server.url, credentials }).options);
+  const manager = await jetstreamManager(known);
+  expect((await manager.streams.info('FRAMES')).state.messages).toBe(1);
+  expect((await (await new Kvm(known).open('hosts')).get('default.web-1'))?.string()).toBe('two');
+  await known.close();
+
+  // At the next start, and under another name.
+  const agent = agentOf(keys);
+  expect(agent).toMatchObject({ name: 'web.1', nats: { tags: ['tenant:default', 'host:web_1'] } });
+  const again = keysOf('web.1');
+  expect(again).toEqual(keys);
+  expect(agentOf(again).sub).toBe(agent.sub);
+  expect(agentOf(keysOf('web-2'))).toMatchObject({ name: 'web-2', nats: { tags: ['tenant:default', 'host:web-2'] } });
+  expect(() => keysOf('web 3')).toThrow(/give it another name with the environment variable FLEETREEL_HOST/);
+});
