@@ -83,6 +83,10 @@ export const descriptionOf = (
   boot_id: '',
   dmi_uuid: dmiUuid,
   upload_interval_ms: 0,
+  settings_digest: '',
+  settings: {},
+  settings_refused: {},
+  own_tags: {},
 });
 
 /** All columns of a table; labels that are not given are empty, values not available. */

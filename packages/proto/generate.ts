@@ -38,7 +38,7 @@ for (const name of ['HostDescription', 'HostRefusal'])
 writeFileSync(`${folder}tables.ts`, `${lines.join('\n')}\n`);
 
 const bin = fileURLToPath(new URL('node_modules/.bin/proto-loader-gen-types', import.meta.url));
-const services = ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit', 'access', 'enrolment'].map(
+const services = ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit', 'access', 'agents', 'enrolment'].map(
   (name) => `fleetreel/v1/${name}.proto`,
 );
 execFileSync(

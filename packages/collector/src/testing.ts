@@ -116,5 +116,9 @@ export const describedHost = (host: string, more: Partial<HostDescription> = {})
   boot_id: 'boot',
   dmi_uuid: '',
   upload_interval_ms: 0,
+  settings_digest: '',
+  settings: {},
+  settings_refused: {},
+  own_tags: {},
   ...more,
 });

@@ -55,6 +55,10 @@ test('a host description comes back as it was sent', () => {
     boot_id: 'b',
     dmi_uuid: '4c4c4544-0051-3010-8057-b4c04f4d3633',
     upload_interval_ms: 60_000,
+    settings_digest: '0123456789abcdef',
+    settings: { interval: '5s', 'tags.role': 'web' },
+    settings_refused: { 'sources.tape': 'This version of the agent does not know it.' },
+    own_tags: {},
   };
   expect(decodeHostDescription(encodeHostDescription(host))).toEqual(host);
   expect(() => decodeHostDescription(Uint8Array.from([10, 200]))).toThrow(/not a host description/);

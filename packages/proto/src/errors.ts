@@ -11,6 +11,7 @@ export const grpcStatus = {
   PERMISSION_DENIED: 7,
   RESOURCE_EXHAUSTED: 8,
   FAILED_PRECONDITION: 9,
+  ABORTED: 10,
   OUT_OF_RANGE: 11,
   UNIMPLEMENTED: 12,
   INTERNAL: 13,
@@ -411,6 +412,45 @@ export const errors = {
     action:
       'List those that there are: it may have been published again, thrown away, or removed by the bounds of the log.',
   },
+  unknown_setting: {
+    ...invalid,
+    title: 'Unknown setting',
+    detail: 'There is no setting "{value}" that can be pushed to agents.',
+    action: '{suggestion}',
+  },
+  bad_setting: {
+    ...invalid,
+    title: 'Bad setting',
+    detail: 'The setting {parameter} can\'t be "{value}".',
+    action: 'Give {expected}.',
+  },
+  bad_target: {
+    ...invalid,
+    title: 'Bad target',
+    detail: '"{value}" is no target of settings.',
+    action: 'Give all, tag:NAME=VALUE or host:HOST.',
+  },
+  too_many_settings: {
+    http: 400,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many settings',
+    detail: '{what} would have {count}, and {most} is the most.',
+    action: 'Remove some first.',
+  },
+  settings_not_found: {
+    http: 404,
+    grpc: 'NOT_FOUND',
+    title: 'No settings',
+    detail: 'Nothing is wanted of {value}.',
+    action: '{suggestion}',
+  },
+  settings_changed: {
+    http: 409,
+    grpc: 'ABORTED',
+    title: 'Settings changed',
+    detail: 'What is wanted of {value} is at revision {revision} now.',
+    action: 'Read it again, and change that.',
+  },
   not_found: {
     http: 404,
     grpc: 'UNIMPLEMENTED',
@@ -562,7 +602,7 @@ export class ApiError extends Error {
   }
 }
 
-type UnknownCode = Extract<ErrorCode, `unknown_${string}` | 'host_not_found' | 'user_not_found'>;
+type UnknownCode = Extract<ErrorCode, `unknown_${string}` | 'host_not_found' | 'user_not_found' | 'settings_not_found'>;
 
 /** A name that there is not: the error names it and the nearest there is. */
 export function unknown(

@@ -597,3 +597,65 @@ export const ClaimedEnrolment = Type.Object({
   expires: nullable(ms('Until when it is valid; null: until it is revoked')),
 });
 export type ClaimedEnrolment = Static<typeof ClaimedEnrolment>;
+const settingsByKey = (description: string) => Type.Record(Type.String(), Type.String(), { description });
+
+/** How agents stand to the settings that are pushed to them. */
+export const agentStates = ['own', 'in_effect', 'pending', 'refused', 'unsupported'] as const;
+export type AgentStateName = (typeof agentStates)[number];
+
+export const AgentState = Type.Object({
+  host: Type.String(),
+  state: Type.Enum([...agentStates], {
+    description:
+      'own: nothing is wanted, its own settings are in effect. in_effect: it has taken what is wanted. pending: it has not yet. refused: it does not follow some or all of it. unsupported: its version knows no settings that are pushed',
+  }),
+  wanted: settingsByKey('Wanted settings by key, of all targets of the host together'),
+  inEffect: settingsByKey('Settings in effect by key, pushed or its own'),
+  refused: settingsByKey(
+    'Wanted settings that it does not follow, with the reason, by key; under the empty key, why it follows none',
+  ),
+  targets: Type.Array(Type.String(), {
+    description: 'Targets that the wanted settings are from; of two that say different things the later one counts',
+  }),
+});
+export type AgentState = Static<typeof AgentState>;
+export const Agents = Type.Object({ agents: Type.Array(AgentState, { description: 'By host' }) });
+export type Agents = Static<typeof Agents>;
+
+/** What is wanted of the agents of a target. */
+export const AgentTarget = Type.Object({
+  target: Type.String({ description: 'all, tag:<name>=<value> or host:<host>' }),
+  settings: settingsByKey('Wanted settings by key'),
+  revision: Type.Integer({ description: 'Changes with each change of it; 0 where there is nothing' }),
+  time: nullable(ms('When it was changed last')),
+  hosts: Type.Array(Type.String(), { description: 'Hosts that are of this target now' }),
+});
+export type AgentTarget = Static<typeof AgentTarget>;
+
+export const AgentSetting = Type.Object({
+  key: Type.String({ description: 'A part in capitals stands for a name: sources.NAME' }),
+  help: Type.String(),
+  expects: Type.String({ description: 'What its value has to be' }),
+  examples: Type.Array(Type.String()),
+  names: Type.Array(Type.String(), { description: 'What may stand for the name; empty where it is any' }),
+});
+export type AgentSetting = Static<typeof AgentSetting>;
+
+export const AgentSettingsPage = Type.Object({
+  targets: Type.Array(AgentTarget, { description: 'All, then tags, then hosts' }),
+  settings: Type.Array(AgentSetting, { description: 'What can be pushed' }),
+});
+export type AgentSettingsPage = Static<typeof AgentSettingsPage>;
+
+/** What `PUT agents/settings/{target}` takes. */
+export const AgentSettingsBody = Type.Object({
+  settings: settingsByKey('All settings that are wanted of the target from now on'),
+  revision: Type.Optional(Type.Integer({ description: 'The revision that this is a change of; any when absent' })),
+});
+export type AgentSettingsBody = Static<typeof AgentSettingsBody>;
+
+export const AgentSettingsChange = Type.Object({
+  target: AgentTarget,
+  changed: Type.Array(Type.String(), { description: 'Hosts of which something else is wanted than before' }),
+});
+export type AgentSettingsChange = Static<typeof AgentSettingsChange>;

@@ -3,6 +3,7 @@ import { loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { protoFolder } from '#catalog.ts';
 import type { ProtoGrpcType as AccessTypes } from '#gen/access.ts';
+import type { ProtoGrpcType as AgentsTypes } from '#gen/agents.ts';
 import type { ProtoGrpcType as AuditTypes } from '#gen/audit.ts';
 import type { ProtoGrpcType as CustomTypes } from '#gen/custom.ts';
 import type { ProtoGrpcType as DeadLetterTypes } from '#gen/dead_letter.ts';
@@ -14,7 +15,12 @@ import type { ProtoGrpcType as ReplayTypes } from '#gen/replay.ts';
 export type { AccessHandlers } from '#gen/fleetreel/v1/Access.ts';
 export type { AccessKey, AccessKey__Output } from '#gen/fleetreel/v1/AccessKey.ts';
 export type { AccessLink, AccessLink__Output } from '#gen/fleetreel/v1/AccessLink.ts';
+export type { AgentSetting__Output as AgentSettingMessage } from '#gen/fleetreel/v1/AgentSetting.ts';
+export type { AgentState__Output as AgentStateMessage } from '#gen/fleetreel/v1/AgentState.ts';
+export type { AgentsHandlers } from '#gen/fleetreel/v1/Agents.ts';
+export type { AgentTarget__Output as AgentTargetMessage } from '#gen/fleetreel/v1/AgentTarget.ts';
 export type { AuditClient, AuditHandlers } from '#gen/fleetreel/v1/Audit.ts';
+export type { ChangeAgentSettingsRequest } from '#gen/fleetreel/v1/ChangeAgentSettingsRequest.ts';
 export type { CustomClient, CustomHandlers } from '#gen/fleetreel/v1/Custom.ts';
 export type { DeadLetter__Output as DeadLetterMessage } from '#gen/fleetreel/v1/DeadLetter.ts';
 export type { DeadLetterChoice, DeadLetterChoice__Output } from '#gen/fleetreel/v1/DeadLetterChoice.ts';
@@ -35,7 +41,7 @@ export type { User as UserMessage, User__Output } from '#gen/fleetreel/v1/User.t
 
 /** The services' definitions, as the server, its reflection and the clients take them. */
 export const packageDefinition = loadSync(
-  ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit', 'access', 'enrolment'].map(
+  ['query', 'live', 'replay', 'dead_letter', 'custom', 'audit', 'access', 'agents', 'enrolment'].map(
     (name) => `fleetreel/v1/${name}.proto`,
   ),
   {
@@ -57,5 +63,6 @@ const types = loadPackageDefinition(packageDefinition) as unknown as QueryTypes 
   CustomTypes &
   AuditTypes &
   AccessTypes &
+  AgentsTypes &
   EnrolmentTypes;
-export const { Query, Live, Replay, DeadLetters, Custom, Audit, Access, Enrolment } = types.fleetreel.v1;
+export const { Query, Live, Replay, DeadLetters, Custom, Audit, Access, Agents, Enrolment } = types.fleetreel.v1;
