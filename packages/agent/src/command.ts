@@ -4,7 +4,7 @@ import { defaultTenant, subject, token } from '@fleetreel/proto';
 import { readCredentialsFile } from '@fleetreel/proto/nats_access';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { systemClock } from '#clock.ts';
-import { checkServers, interval, program, type Settings, uploadInterval } from '#config.ts';
+import { checkIntervals, checkServers, program, type Settings } from '#config.ts';
 import { Events } from '#events.ts';
 import { untilAsked } from '#exit.ts';
 import { handOver, type Orders } from '#handover.ts';
@@ -42,8 +42,7 @@ async function start(name: string, given: Settings, json: boolean): Promise<numb
     return code;
   }
   const settings = asCredentialsSay(given);
-  const interval_ms = interval(settings);
-  const upload_interval_ms = uploadInterval(settings);
+  checkIntervals(settings);
   checkServers(settings);
   // Also before sampling: what a source does not like in its settings is said here.
   const rules = loadRules(settings.process.rules);
@@ -63,7 +62,7 @@ async function start(name: string, given: Settings, json: boolean): Promise<numb
     const { check } = await import('#check.ts');
     return check({ settings, identity, session, print: (line) => console.log(line) });
   }
-  const orders = { settings, rules, identity, session, interval_ms, upload_interval_ms };
+  const orders = { settings, rules, identity, session };
   handOver(orders);
   return orders;
 }

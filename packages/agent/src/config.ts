@@ -1,12 +1,18 @@
 import { namePattern } from '@fleetreel/proto';
+import { intervalMilliseconds, pushable, uploadMillisecondsMax } from '@fleetreel/proto/agent_settings';
 import { milliseconds } from '@fleetreel/proto/duration';
 import { Duration, natsAccessSettings, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
-import { intervalMilliseconds, uploadMillisecondsMax } from '#limits.ts';
 import { withScheme } from '#llm/endpoint.ts';
 import { name, version } from '#program.ts';
 
 const root = (fallback: string, what: string) => Type.String({ default: fallback, description: `Folder of ${what}` });
+
+/** A setting that can be pushed, too, as its description says it. */
+const said = ({ description, examples }: { description: string; examples: readonly string[] }) => ({
+  description,
+  examples: [...examples],
+});
 
 const settings = Type.Object({
   host: Type.Optional(
@@ -29,12 +35,8 @@ const settings = Type.Object({
       description: "The machine's identity; absent: /etc/machine-id",
     }),
   ),
-  interval: Duration('5s', { description: 'Time between two samples, from 1s to 300s', examples: ['1s', '60s'] }),
-  upload_interval: Duration('0s', {
-    description:
-      'Time between two uploads of all frames that were sampled since, up to 300s; 0s: each frame is sent at once',
-    examples: ['60s'],
-  }),
+  interval: Duration('5s', said(pushable.interval)),
+  upload_interval: Duration('0s', said(pushable.upload_interval)),
   tags: Type.Record(Type.String(), Type.String(), {
     default: {},
     description: 'Tags of this host',
@@ -76,8 +78,7 @@ const settings = Type.Object({
   container: Type.Object({
     labels: Type.Array(Type.String(), {
       default: [],
-      description: 'Labels of containers that are recorded besides the names of compose projects and pods',
-      examples: ['team,version'],
+      ...said(pushable['container.labels']),
     }),
     sockets: Type.Array(Type.String(), {
       default: [
@@ -181,10 +182,17 @@ const settings = Type.Object({
       examples: ['0s', '10s'],
     }),
   }),
+  settings: Type.Object({
+    remote: Type.Boolean({
+      default: true,
+      description:
+        'Whether settings that are pushed to this agent (fleetreel agents) come before its own: intervals, sources, tags, labels of containers; nothing else can be pushed',
+    }),
+  }),
   data: Type.String({
     default: '/var/lib/fleetreel',
     description:
-      'Folder of what has to be kept: frames that the log does not take, and a machine id where the system has none',
+      'Folder of what has to be kept: frames that the log does not take, settings that were pushed, and a machine id where the system has none',
   }),
   log: Type.Object({
     level: Type.Union(
@@ -216,23 +224,14 @@ export const program = {
   settings,
 } satisfies Program<typeof settings>;
 
-/** The sampling interval. @throws SettingsError where it is out of bounds */
-export function interval(checked: Settings): number {
-  const value = milliseconds(checked.interval);
+/** @throws SettingsError where an interval is out of bounds */
+export function checkIntervals({ interval, upload_interval }: Settings): void {
   const { min, max } = intervalMilliseconds;
+  const value = milliseconds(interval);
   if (value < min || value > max)
-    throw new SettingsError(`interval: ${checked.interval} is not from ${min / 1000}s to ${max / 1000}s.`);
-  return value;
-}
-
-/** The upload interval, 0 for none. @throws SettingsError where it is too long */
-export function uploadInterval(checked: Settings): number {
-  const value = milliseconds(checked.upload_interval);
-  if (value > uploadMillisecondsMax)
-    throw new SettingsError(
-      `upload_interval: ${checked.upload_interval} is more than ${uploadMillisecondsMax / 1000}s.`,
-    );
-  return value;
+    throw new SettingsError(`interval: ${interval} is not from ${min / 1000}s to ${max / 1000}s.`);
+  if (milliseconds(upload_interval) > uploadMillisecondsMax)
+    throw new SettingsError(`upload_interval: ${upload_interval} is more than ${uploadMillisecondsMax / 1000}s.`);
 }
 
 /** @throws SettingsError where a server of language models is named by what is no address */

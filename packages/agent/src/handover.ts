@@ -15,9 +15,6 @@ export type Orders = {
   identity: Identity;
   /** 16 hexadecimal digits, random for each start. */
   session: string;
-  interval_ms: number;
-  /** 0: none. */
-  upload_interval_ms: number;
 };
 
 const variable = 'FLEETREEL_AGENT_ORDERS';

@@ -58,6 +58,10 @@ test('a description is whole and survives the way through the log', async () => 
     interval_ms: 5000,
     upload_interval_ms: 60_000,
     agent_version: '1.2.3',
+    settings: { interval: '5s' },
+    settings_digest: '0123456789abcdef',
+    settings_refused: { 'tags.rack': 'It has to be another.' },
+    own_tags: {},
   };
   const description = await describeHost(identity, { ...more, tags: { rack: 'a3' } });
   expect(description).toMatchObject({ host: 'one', machine_id: 'mine-0001', tags: { rack: 'a3' }, ...more });

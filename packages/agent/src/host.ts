@@ -94,10 +94,7 @@ const machineProgram = join(import.meta.dirname, `machine${extname(import.meta.f
  * What the machine is, asked of a process that ends afterwards.
  * @throws Error when it has not answered in time
  */
-export async function describe(
-  identity: Identity,
-  more: Pick<HostDescription, 'session' | 'time_us' | 'agent_version' | 'interval_ms' | 'upload_interval_ms' | 'tags'>,
-): Promise<HostDescription> {
+export async function askMachine(): Promise<Machine> {
   const { stdout } = await promisify(execFile)(process.execPath, [machineProgram], {
     timeout: describeAnswerMilliseconds,
     killSignal: 'SIGKILL',
@@ -106,6 +103,32 @@ export async function describe(
     const late = `the system has not described itself within ${describeAnswerMilliseconds / 1000} s`;
     throw new Error(cause.killed ? late : `the system could not describe itself: ${cause.message}`, { cause });
   });
+  return JSON.parse(stdout) as Machine;
+}
+
+/**
+ * The host's description.
+ * @param machine what is known of the machine already; it is asked when absent
+ * @throws Error when it has not answered in time
+ */
+export async function describe(
+  identity: Identity,
+  more: Pick<
+    HostDescription,
+    | 'session'
+    | 'time_us'
+    | 'agent_version'
+    | 'interval_ms'
+    | 'upload_interval_ms'
+    | 'tags'
+    | 'own_tags'
+    | 'settings'
+    | 'settings_digest'
+    | 'settings_refused'
+  >,
+  machine?: Machine,
+): Promise<HostDescription> {
+  const known = machine ?? (await askMachine());
   return {
     host: identity.host,
     machine_id: identity.machineId,
@@ -113,7 +136,7 @@ export async function describe(
     dmi_uuid: identity.dmiUuid,
     platform: process.platform,
     architecture: process.arch,
-    ...(JSON.parse(stdout) as Machine),
+    ...known,
     boot_time_us: Math.round(more.time_us / 1e6 - uptime()) * 1e6,
     addresses: addresses(),
     ...more,

@@ -1,5 +1,6 @@
 // Every bound of the agent: unit, reason, and how the bounds relate.
 import assert from 'node:assert/strict';
+import { intervalMilliseconds } from '@fleetreel/proto/agent_settings';
 
 /** Frames sent and not yet acknowledged: enough to fill the round trip of a far server at 1 s intervals and a backlog. */
 export const publishWindowFrames = 128;
@@ -33,9 +34,6 @@ export const drainBytesPerSecond = 1024 * 1024;
 
 /** The longest that stopping waits for the spool: a disk that hangs must not keep the process. */
 export const stopSpoolMilliseconds = 3000;
-
-/** The longest interval at which frames are sent. */
-export const uploadMillisecondsMax = 300_000;
 
 /** Runs of lost frames that are told of at a time: losses come in long runs, and each frame of an outage carries them all. */
 export const lossRowsMax = 64;
@@ -87,9 +85,6 @@ export const closeMilliseconds = 1000;
 /** The longest that stopping waits for acknowledgements. */
 export const stopMilliseconds = 5000;
 
-/** The sampling interval's bounds. */
-export const intervalMilliseconds = { min: 1000, max: 300_000 } as const;
-
 /** A reason is a label of the store: longer ones are cut. */
 export const reasonCharactersMax = 1000;
 
@@ -107,6 +102,24 @@ export const compileMilliseconds = 600_000;
 
 /** How often the host description is looked at for changes. */
 export const describeMilliseconds = 3_600_000;
+
+/** How long after a tick the next one comes at least when the interval is changed: rates need some time between two samples. */
+export const changedTickMilliseconds = 500;
+
+/** How often an agent looks whether there are other settings for it than it was told: a message may be lost. */
+export const settingsMilliseconds = 3_600_000;
+
+/** How long an agent waits for an answer to that. */
+export const settingsAnswerMilliseconds = 5000;
+
+/** Pauses after a failure to read them, doubled each time: a collector of a version before keeps none. */
+export const settingsRetryMilliseconds = { min: 1000, max: 60_000 } as const;
+
+/**
+ * How often, and after which pauses, doubled each time, settings are read again that are not yet those that were announced: servers of a
+ * cluster have them one after the other, and some are announced that another collector has overtaken.
+ */
+export const settingsLate = { tries: 5, milliseconds: 100 } as const;
 
 /** The pause after a description that could not be made: a console without one shows only the name. */
 export const describeRetryMilliseconds = 60_000;
@@ -257,6 +270,7 @@ assert(describeAnswerMilliseconds < describeRetryMilliseconds, 'a description is
 assert(sourceRetryMilliseconds.min < sourceRetryMilliseconds.max);
 assert(publishRetryMilliseconds.min < publishRetryMilliseconds.max);
 assert(sourceAnswerMilliseconds * 2 >= intervalMilliseconds.min, 'half of the shortest interval is the tightest limit');
+assert(changedTickMilliseconds <= intervalMilliseconds.min / 2, 'a changed interval is seen within itself');
 assert(devicePatienceMilliseconds * 2 < intervalMilliseconds.min, 'devices leave the tick its time');
 assert(deviceAnswerAgeMilliseconds > deviceSampleMilliseconds * 2);
 

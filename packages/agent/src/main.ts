@@ -18,15 +18,15 @@ async function main(): Promise<number> {
   return typeof answer === 'number' ? answer : await sample(answer);
 }
 
-function sample({ settings, rules, identity, session, interval_ms, upload_interval_ms }: Orders): Promise<number> {
+function sample({ settings, rules, identity, session }: Orders): Promise<number> {
   const events = new Events(systemClock);
+  const live = { ...settings };
   return run({
     settings,
     identity,
     session,
-    interval_ms,
-    upload_interval_ms,
-    sources: systemSources(settings, rules, events).chosen,
+    sources: systemSources(settings, rules, events, live).all,
+    live,
     events,
     clock: systemClock,
     signal: untilAsked(),

@@ -51,6 +51,10 @@ export class Publisher {
   readonly #queue: Queue;
   readonly #spool: Spool;
   readonly #stopping = new AbortController();
+  /** Frames are sent together at multiples of this; 0: each at once. */
+  #upload_interval_ms: number;
+  /** Ends the wait for the next upload: the end, or another interval. */
+  #uploading = new AbortController();
   #client: JetStreamClient | undefined;
   /** Counts connections: an acknowledgement for an earlier one says nothing about what is sent again. */
   #connectionNumber = 0;
@@ -71,8 +75,9 @@ export class Publisher {
   #idle = Promise.withResolvers<void>();
 
   constructor(options: PublisherOptions) {
-    const { tenant, host, session, queue, spool, clock, telemetry } = options;
+    const { tenant, host, session, queue, spool, upload_interval_ms, clock, telemetry } = options;
     this.#options = options;
+    this.#upload_interval_ms = upload_interval_ms;
     this.#subjects = {
       frame: subject({ tenant, host, kind: 'frame' }),
       batch: subject({ tenant, host, kind: 'batch' }),
@@ -100,7 +105,22 @@ export class Publisher {
     this.#client = jetstream(connection, { timeout: acknowledgeMilliseconds });
     this.reconnected();
     void this.#lookLater();
-    if (this.#options.upload_interval_ms > 0) void this.#upload();
+    void this.#upload();
+  }
+
+  /** Sends by another upload interval from now on; what waits is sent first. */
+  setUploadInterval(upload_interval_ms: number): void {
+    if (upload_interval_ms === this.#upload_interval_ms) return;
+    const before_ms = this.#upload_interval_ms;
+    this.#upload_interval_ms = upload_interval_ms;
+    this.#uploading.abort();
+    if (!this.#client) return;
+    if (upload_interval_ms === 0) {
+      this.#uploadTo = undefined;
+      this.#pump();
+      this.#wakeDrain();
+    } else if (before_ms > 0) void this.#beginUpload();
+    void this.#upload();
   }
 
   /** Takes a frame, sampled at a time (UTC, microseconds since 1970); it is sent as soon as the window and the connection allow. */
@@ -150,11 +170,12 @@ export class Publisher {
     const { clock, telemetry } = this.#options;
     this.#idle = Promise.withResolvers();
     const limit = new AbortController();
-    if (this.#options.upload_interval_ms > 0) await this.#beginUpload();
+    if (this.#upload_interval_ms > 0) await this.#beginUpload();
     if (this.#client && this.#connected && limit_ms > 0 && !this.#isDone)
       await Promise.race([this.#idle.promise, clock.sleep(limit_ms, limit.signal).catch(() => undefined)]);
     limit.abort();
     this.#stopping.abort();
+    this.#uploading.abort();
     await Promise.race([this.#leave(), clock.sleep(stopSpoolMilliseconds)]);
     const { frames } = this.#spool.state;
     if (frames > 0) telemetry.keptInSpool(frames);
@@ -163,7 +184,7 @@ export class Publisher {
 
   /** Nothing waits that stopping would wait for. */
   get #isDone(): boolean {
-    return this.#queue.waiting.frames === 0 && (this.#options.upload_interval_ms === 0 || this.#spool.isEmpty);
+    return this.#queue.waiting.frames === 0 && (this.#upload_interval_ms === 0 || this.#spool.isEmpty);
   }
 
   async #leave(): Promise<void> {
@@ -177,9 +198,9 @@ export class Publisher {
 
   /** Whether frames can't go to the log at once. */
   #mustSpool(): boolean {
-    const { upload_interval_ms, clock } = this.#options;
+    const { clock } = this.#options;
     return (
-      upload_interval_ms > 0 ||
+      this.#upload_interval_ms > 0 ||
       !this.#client ||
       !this.#connected ||
       this.#failing ||
@@ -189,10 +210,10 @@ export class Publisher {
 
   /** Sends what may be sent; with an upload interval that is what the disk did not take. */
   #pump(): void {
-    const { upload_interval_ms, clock } = this.#options;
+    const { clock } = this.#options;
     const client = this.#client;
     while (client && this.#connected && !this.#pausing && this.#inFlight < publishWindowFrames) {
-      if (this.#stopping.signal.aborted || (upload_interval_ms > 0 && this.#uploadTo === undefined)) return;
+      if (this.#stopping.signal.aborted || (this.#upload_interval_ms > 0 && this.#uploadTo === undefined)) return;
       const frame = this.#queue.take(clock.monotonic_ms());
       if (!frame) return;
       this.#inFlight++;
@@ -346,8 +367,11 @@ export class Publisher {
 
   /** Lets frames go at multiples of the upload interval, each host at a time of its own within it. */
   async #upload(): Promise<void> {
-    const { upload_interval_ms, host, clock } = this.#options;
-    const { signal } = this.#stopping;
+    const { host, clock } = this.#options;
+    const upload_interval_ms = this.#upload_interval_ms;
+    if (upload_interval_ms === 0 || this.#stopping.signal.aborted) return;
+    this.#uploading = new AbortController();
+    const { signal } = this.#uploading;
     const offset_ms = createHash('sha256').update(host).digest().readUInt32LE() % upload_interval_ms;
     while (!signal.aborted) {
       const now_ms = clock.now_us() / 1000;
@@ -372,12 +396,11 @@ export class Publisher {
   }
 
   #mayDrain(): boolean {
-    const { upload_interval_ms } = this.#options;
     return (
       this.#client !== undefined &&
       this.#connected &&
       !this.#stopping.signal.aborted &&
-      (upload_interval_ms === 0 || this.#uploadTo !== undefined) &&
+      (this.#upload_interval_ms === 0 || this.#uploadTo !== undefined) &&
       // What is in memory and on disk is sent from memory: the log knows its message id.
       !this.#queue.isAmbiguous
     );
@@ -395,7 +418,8 @@ export class Publisher {
     this.#drainAgain = false;
     try {
       while (this.#mayDrain()) {
-        const chunk = await this.#spool.next(this.#batchBytes, batchFramesMax, this.#uploadTo);
+        const to = this.#upload_interval_ms > 0 ? this.#uploadTo : undefined;
+        const chunk = await this.#spool.next(this.#batchBytes, batchFramesMax, to);
         if (!this.#mayDrain()) break;
         if (!chunk) {
           // What the disk did not take goes from memory.
@@ -416,7 +440,7 @@ export class Publisher {
 
   /** An upload is one batch, if it fits; a backlog is as many as leave room for live frames. */
   get #batchBytes(): number {
-    return this.#options.upload_interval_ms > 0 ? drainBatchBytes.max : this.#drainBytes;
+    return this.#upload_interval_ms > 0 ? drainBatchBytes.max : this.#drainBytes;
   }
 
   async #sendChunk(chunk: Chunk): Promise<void> {

@@ -16,7 +16,7 @@ import type { Settings } from '#config.ts';
 import { connectLog } from '#connect.ts';
 import type { Events } from '#events.ts';
 import { stopCompiling } from '#handover.ts';
-import { addresses, describe, type Identity } from '#host.ts';
+import { addresses, askMachine, describe, type Identity } from '#host.ts';
 import {
   acknowledgeMilliseconds,
   closeMilliseconds,
@@ -24,13 +24,15 @@ import {
   describeRetryMilliseconds,
   stopMilliseconds,
 } from '#limits.ts';
+import type { Machine } from '#machine.ts';
 import { releasePages } from '#pages.ts';
 import { version } from '#program.ts';
 import { Publisher, whyNotTaken } from '#publisher.ts';
+import { PushedSettings } from '#pushed.ts';
 import { untilItSucceeds } from '#retry.ts';
 import { Sampler } from '#sampler.ts';
 import { selfReport } from '#self.ts';
-import type { Source } from '#source.ts';
+import type { Source, SourceSettings } from '#source.ts';
 import { spoolFolder } from '#spool.ts';
 import { Telemetry } from '#telemetry.ts';
 
@@ -39,9 +41,10 @@ export type RunOptions = {
   identity: Identity;
   /** 16 hexadecimal digits, random for each start. */
   session: string;
-  interval_ms: number;
-  upload_interval_ms: number;
+  /** All of this machine: which of them are read, the settings say. */
   sources: readonly Source[];
+  /** What single sources go by; what of it can be pushed is changed here. */
+  live: { container: SourceSettings['container'] };
   events: Events;
   clock: Clock;
   /** Stops the agent. */
@@ -51,15 +54,31 @@ export type RunOptions = {
 };
 
 /** What every part of a running agent needs. */
-type Agent = RunOptions & { telemetry: Telemetry };
+type Agent = RunOptions & { telemetry: Telemetry; pushed: PushedSettings };
 
 /**
  * Samples from the start and publishes as soon as the log can be reached and the name is ours, until the signal or until
  * the name is lost; returns the exit code.
  */
 export async function run(options: RunOptions): Promise<number> {
-  const { settings, identity, session, interval_ms, upload_interval_ms, sources, events, clock } = options;
+  const { settings, identity, session, sources, live, events, clock } = options;
   const telemetry = new Telemetry(settings.log.level);
+  let tell = (): void => undefined;
+  const pushed = new PushedSettings({
+    settings,
+    host: identity.host,
+    sources: sources.map(({ name }) => name),
+    clock,
+    telemetry,
+    changed: (effect) => {
+      live.container = { ...live.container, labels: [...effect.labels] };
+      sampler.change(effect);
+      publisher.setUploadInterval(effect.upload_interval_ms);
+    },
+    told: () => tell(),
+  });
+  const { interval_ms, upload_interval_ms, off, labels } = pushed.effect;
+  live.container = { ...live.container, labels: [...labels] };
   const ended = new AbortController();
   const signal = AbortSignal.any([options.signal, ended.signal]);
   const publisher = new Publisher({
@@ -81,6 +100,7 @@ export async function run(options: RunOptions): Promise<number> {
     sources,
     events,
     interval_ms,
+    off,
     clock,
     telemetry,
     self: selfReport(version, publisher, events, telemetry, clock),
@@ -89,23 +109,24 @@ export async function run(options: RunOptions): Promise<number> {
   let sequence = 0;
   telemetry.started(
     identity.host,
-    settings.interval,
-    sources.map((source) => source.name),
+    pushed.told.settings.interval ?? '',
+    sources.map((source) => source.name).filter((name) => !off.has(name)),
   );
-  const sampling = sampler.run(({ time_us, tables }) => {
+  const sampling = sampler.run(({ time_us, interval_ms: in_force_ms, tables }) => {
     if (isRefused) return;
     sequence++;
     const lost = publisher.losses.rows(sequence);
     if (lost) tables.frame_loss = lost;
-    publisher.publish(sequence, time_us, encodeFrame({ session, sequence, time_us, interval_ms, tables }));
+    publisher.publish(sequence, time_us, encodeFrame({ session, sequence, time_us, interval_ms: in_force_ms, tables }));
   }, signal);
-  const holding = new Holding({ ...options, signal, telemetry }, publisher, (refused) => {
+  const holding = new Holding({ ...options, signal, telemetry, pushed }, publisher, (refused) => {
     isRefused = refused;
     if (!refused) return;
     // Nothing of this session has been sent: its frames are numbered from the beginning once the name is ours.
     telemetry.framesOfRefusedName(publisher.discard());
     sequence = 0;
   });
+  tell = () => holding.tell();
 
   void stopCompiling(clock, signal);
   releasePages(clock, signal).catch((cause: unknown) => telemetry.failed('what is not needed stays in memory', cause));
@@ -138,6 +159,10 @@ class Holding {
   #denial: string | undefined;
   #connection: NatsConnection | undefined;
   #name: HostName | undefined;
+  /** What the machine was when it was asked last. */
+  #machine: Machine | undefined;
+  /** Ends the wait until the description is looked at again. */
+  #wake = new AbortController();
 
   constructor(agent: Agent, publisher: Publisher, refused: (isRefused: boolean) => void) {
     this.#agent = agent;
@@ -180,6 +205,11 @@ class Holding {
     telemetry.accessRefused(reason);
   }
 
+  /** Tells what has changed of the settings, without asking the machine what it is. */
+  tell(): void {
+    this.#wake.abort();
+  }
+
   async close(): Promise<void> {
     this.#name?.close();
     await this.#connection?.close();
@@ -212,6 +242,9 @@ class Holding {
     this.#refused(false);
     this.#publisher.open(connection);
     this.#keepDescribed();
+    this.#agent.pushed
+      .follow(connection, signal)
+      .catch((cause: unknown) => telemetry.failed('settings that are pushed are not followed', cause));
     return await name.lost(signal);
   }
 
@@ -233,6 +266,7 @@ class Holding {
         this.#denial = undefined;
         telemetry.reconnected(connection.getServer());
         this.#publisher.reconnected();
+        this.#agent.pushed.reconnected();
       } else if (status.type !== 'error') continue;
       else if (isDenial(status.error)) void this.#denied(status.error);
       else telemetry.failed('NATS reports an error', status.error);
@@ -244,8 +278,11 @@ class Holding {
   /** Publishes the host description at once, when somebody asks, and when something of it has changed. */
   #keepDescribed(): void {
     const { signal, telemetry, clock, onLookAgain } = this.#agent;
-    let wake = new AbortController();
-    onLookAgain(() => wake.abort());
+    const ask = () => {
+      this.#machine = undefined;
+      this.#wake.abort();
+    };
+    onLookAgain(ask);
     let said = '';
     const look = async (): Promise<number> => {
       try {
@@ -267,20 +304,21 @@ class Holding {
     };
     const keep = async (): Promise<void> => {
       while (!signal.aborted) {
+        this.#wake = new AbortController();
         const pause_ms = await look();
-        // Woken, or stopped.
-        await clock.sleep(pause_ms, AbortSignal.any([signal, wake.signal])).catch(() => undefined);
-        wake = new AbortController();
+        const slept = clock.sleep(pause_ms, AbortSignal.any([signal, this.#wake.signal]));
+        // Woken, or stopped; or it is time to ask the machine again.
+        await slept.then(ask, () => undefined);
       }
     };
     void keep();
   }
 
-  #description(): Promise<HostDescription> {
-    const { settings, identity, session, interval_ms, upload_interval_ms, clock } = this.#agent;
-    const { tags } = settings;
+  async #description(): Promise<HostDescription> {
+    const { identity, session, pushed, clock } = this.#agent;
+    this.#machine ??= await askMachine();
     const time_us = clock.now_us();
-    return describe(identity, { session, time_us, agent_version: version, interval_ms, upload_interval_ms, tags });
+    return await describe(identity, { session, time_us, agent_version: version, ...pushed.told }, this.#machine);
   }
 
   /** Sends a message until the log has taken it, or the agent ends. */

@@ -158,6 +158,12 @@ export class Telemetry {
     else this.#log[state === 'failed' ? 'warn' : 'info']({ source, state, reason }, 'the source can not be read');
   }
 
+  /** Settings were pushed, or taken back: those that are followed, and those that are not, with the reason. */
+  settingsTaken(digest: string, settings: Readonly<Record<string, string>>, refused: readonly string[]): void {
+    this.#log.info({ digest, settings }, digest === '' ? 'no settings are pushed any more' : 'settings were pushed');
+    if (refused.length > 0) this.#log.warn({ refused }, 'some of the settings that were pushed are not followed');
+  }
+
   nameClaimed(host: string): void {
     this.#log.info({ host }, 'the name is ours');
   }

@@ -67,7 +67,6 @@ class ContainerSource implements Source {
   readonly tables = ['container'] as const;
   readonly #context: Context;
   readonly #engines: Engines;
-  readonly #labels: readonly string[];
   readonly #tracked = new Map<string, Tracked>();
   readonly #byPath = new Map<string, Tracked>();
   /** Those that have ended since the last tick, by id. */
@@ -98,7 +97,6 @@ class ContainerSource implements Source {
   constructor(context: Context, engines: Engines) {
     this.#context = context;
     this.#engines = engines;
-    this.#labels = context.settings.container.labels;
     this.#devices = new BlockDevices(context.roots.sys);
   }
 
@@ -136,19 +134,21 @@ class ContainerSource implements Source {
     }
     this.#readAll();
     const table = emptyTable('container');
+    // They may change while this is open.
+    const { labels } = this.#context.settings.container;
     for (const tracked of this.#tracked.values()) {
       this.#tellStart(tracked);
-      pushRow(table, tracked, this.#told(tracked), this.#labels, this.#uptime_s(tracked));
+      pushRow(table, tracked, this.#told(tracked), labels, this.#uptime_s(tracked));
     }
     for (const tracked of this.#ended.values()) {
       this.#tellStart(tracked);
       this.#tellStop(tracked);
       if (!this.#tracked.has(tracked.id)) {
         tracked.files.settleAll(now_ms);
-        pushRow(table, tracked, this.#told(tracked), this.#labels, this.#uptime_s(tracked));
+        pushRow(table, tracked, this.#told(tracked), labels, this.#uptime_s(tracked));
       }
     }
-    this.#pushStopped(table);
+    this.#pushStopped(table, labels);
     this.#ended.clear();
     const forgotten_us = this.#context.clock.now_us() - sameHappeningMilliseconds * 2000;
     for (const [told, at_us] of this.#toldByCgroup) if (at_us < forgotten_us) this.#toldByCgroup.delete(told);
@@ -579,7 +579,7 @@ class ContainerSource implements Source {
   }
 
   /** Containers that only an engine knows: most are not running, others have cgroups that are not seen here. They have no numbers. */
-  #pushStopped(table: Container): void {
+  #pushStopped(table: Container, labels: readonly string[]): void {
     const stopped: EngineContainer[] = [];
     for (const [id, told] of this.#engines.containers)
       if (!this.#tracked.has(id) && !this.#ended.has(id)) stopped.push(told);
@@ -592,7 +592,7 @@ class ContainerSource implements Source {
       const id = told.id.slice(0, 12);
       const hasEnded = this.#endedUnknown.has(id) || !isAlive(told);
       const row = { id, engine: told.engine, podUid: '', hasEnded };
-      pushRow(table, row, told, this.#labels, Number.NaN);
+      pushRow(table, row, told, labels, Number.NaN);
     }
   }
 }

@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { catalog, type TableName, type Tables } from '@fleetreel/proto';
+import { sourceNames } from '@fleetreel/proto/agent_settings';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '#clock.ts';
 import { type Context, type Source, Unavailable } from '#source.ts';
@@ -31,6 +32,12 @@ const ofTheKernel: readonly TableName[] = [
 
 /** What none of the captured machines has, in the order of the sources: these have captured text of their own. */
 const nowhere = ['sensor', 'power', 'battery', 'process', 'perf', 'container', 'vm', 'gpu', 'llm'];
+
+test('every source can be switched by settings that are pushed', () => {
+  const context = systemContext();
+  expect(linux.map((make) => make(context).name)).toEqual(sourceNames);
+  for (const make of sourcesFor('darwin')) expect(sourceNames).toContain(make(context).name);
+});
 
 const trees: Record<string, { steps: readonly string[]; unavailable: readonly string[] }> = {
   'ubuntu-4.13': {

@@ -3,7 +3,7 @@ import { systemClock } from '#clock.ts';
 import type { Settings } from '#config.ts';
 import type { Events } from '#events.ts';
 import { ProcessIdentities } from '#processes.ts';
-import type { Context, MakeSource, Source } from '#source.ts';
+import type { Context, MakeSource, Source, SourceSettings } from '#source.ts';
 import { battery } from '#sources/battery.ts';
 import { clock } from '#sources/clock.ts';
 import { container } from '#sources/container.ts';
@@ -69,17 +69,21 @@ const portable: readonly MakeSource[] = [
 export const sourcesFor = (platform: NodeJS.Platform): readonly MakeSource[] =>
   platform === 'linux' ? linux : portable;
 
-/** The sources of this machine, and those of them that the settings don't leave out. */
+/**
+ * The sources of this machine, and those of them that the settings don't leave out.
+ * @param live the settings of single sources where they change while they are read
+ */
 export function systemSources(
   settings: Settings,
   rules: readonly Rule[],
   events: Events,
+  live: SourceSettings = settings,
 ): { all: Source[]; chosen: Source[] } {
   const context: Context = {
     roots: settings.roots,
     clock: systemClock,
     platform: process.platform,
-    settings,
+    settings: live,
     events,
     processes: new ProcessIdentities(settings.roots, {
       classify: classifier(rules),
