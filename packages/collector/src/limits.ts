@@ -119,3 +119,30 @@ export const replayMessageBytes = 128 * 1024;
 export const replayIdleMilliseconds = 3_600_000;
 /** How far before its token a cursor reads what it has given already, milliseconds: the log's duplicate window. */
 export const cursorOverlapMilliseconds = 2 * 60_000;
+
+/** Passwords that are hashed at once: each takes a core for tens of milliseconds, and live data needs the others. */
+export const passwordsAtOnceMax = 1;
+/** Passwords that wait for that, of those who were right from there before and of the others each: some seconds. */
+export const passwordsWaitingMax = 32;
+/** Passwords that wait from one network at most: others have their turn too. */
+export const passwordsWaitingFromMax = 4;
+/** Sign-ins that may fail before the next has to wait: of a user from one network, and of any from there. */
+export const signInFailuresFree = { pair: 5, address: 20 } as const;
+/** How long it has to wait then, doubled with each failure, milliseconds: a typing error is forgiven, a list of passwords takes years. */
+export const signInBackoffMilliseconds = { min: 1000, max: 60_000 } as const;
+/** Users with networks, and networks, of which failures, or that they were right, are remembered: 2 MB. */
+export const signInPairsMax = 10_000;
+/** Users of an installation: all are in the memory of each collector. */
+export const usersMax = 10_000;
+/** API keys, for the same reason. */
+export const keysMax = 10_000;
+/** One-time links that nobody has used yet. */
+export const linksMax = 1000;
+/** Sessions of one user: beyond, the oldest ends. */
+export const sessionsOfUserMax = 100;
+/** How long one-time links are valid, milliseconds. */
+export const linkMilliseconds = { first: 24 * 3_600_000, invite: 72 * 3_600_000, reset: 24 * 3_600_000 } as const;
+/** How often it is written when sessions and keys were last used, milliseconds. */
+export const usedMilliseconds = 60_000;
+/** How often what has expired is removed, milliseconds. */
+export const accessTidyMilliseconds = 10 * 60_000;

@@ -65,7 +65,8 @@ async function run(settings: Settings): Promise<number> {
       setTimeout(() => abandon.abort(), stopMilliseconds).unref();
     });
 
-  const faces = await Faces.start(settings, new Access(settings.access), telemetry);
+  const access = new Access({ ...settings.access, telemetry, clock });
+  const faces = await Faces.start(settings, access, telemetry);
   const closing: (() => unknown)[] = [];
   const running: Promise<unknown>[] = [];
   const { signal } = stopping;
@@ -76,6 +77,8 @@ async function run(settings: Settings): Promise<number> {
     await until(() => keepLog(log, wanted, place, telemetry), 'ingest', telemetry, signal);
     const registry = await Registry.open(log, clock);
     closing.push(() => registry.close());
+    await access.open(log);
+    closing.push(() => access.close());
     const newest = await Newest.open(log, clock);
     closing.push(() => newest.close());
     const reader = new Reader(settings.questdb);

@@ -69,6 +69,7 @@ export class Telemetry {
   readonly #rollupSeconds = this.#counter('rollup_duration_seconds_total', 'Time spent filling roll-ups.');
   readonly #replays = this.#gauge('replay_sessions', 'Replays and cursors that are open.', ['kind']);
   readonly #replayed = this.#counter('replay_frames_total', 'Frames sent to replays and cursors.');
+  readonly #signIns = this.#counter('sign_ins_total', 'Tries to sign in, by their result.', ['result']);
   readonly #up = this.#gauge('dependency_up', '1 when it can be used, else 0.', ['dependency']);
 
   constructor(level: string) {
@@ -208,6 +209,18 @@ export class Telemetry {
 
   replayed(frames: number): void {
     this.#replayed.inc(frames);
+  }
+
+  signedIn(user: string, address: string): void {
+    this.#signIns.inc({ result: 'right' });
+    this.log.info({ user, address }, 'a user has signed in');
+  }
+
+  /** @param user undefined where there is none of the name that was tried */
+  signInRefused(why: 'wrong' | 'throttled', address: string, user: string | undefined): void {
+    this.#signIns.inc({ result: why });
+    // Of many, each would be a line: that they are many is in the counter.
+    if (why === 'wrong') this.log.warn({ user, address }, 'a sign-in failed');
   }
 
   /** Transactions that wait in the store, and how many of its tables are suspended. */

@@ -41,7 +41,7 @@ export async function startFaces(
 ): Promise<{ telemetry: Telemetry; faces: Faces }> {
   const telemetry = new Telemetry('silent');
   const anyPort = { host: '127.0.0.1', port: 0 };
-  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, new Access({ anonymous }), telemetry);
+  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, new Access({ anonymous, telemetry }), telemetry);
   closing.defer(() => faces.close());
   return { telemetry, faces };
 }
@@ -89,6 +89,8 @@ export async function serveRooms(
   const hub = new Hub(newest);
   closing.defer(() => hub.close());
   const replays = new Replays({ log, reader, clock, telemetry });
+  await faces.access.open(log);
+  closing.defer(() => faces.access.close());
   faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays });
   return { newest, query };
 }

@@ -348,6 +348,12 @@ export const errors = {
     detail: 'There is no API key "{value}".',
     action: 'List those that there are: it may have been revoked.',
   },
+  bad_body: {
+    ...invalid,
+    title: 'Bad body',
+    detail: "The body can't be used: {parameter} {reason}.",
+    action: 'See /docs for what is asked for.',
+  },
   too_many_kept: {
     http: 409,
     grpc: 'RESOURCE_EXHAUSTED',

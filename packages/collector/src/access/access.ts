@@ -1,27 +1,65 @@
 // The one place that decides who asks, and with that of which tenant a request is.
 import { defaultTenant } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
+import { Entries } from '#access/entries.ts';
 import { type Identity, type Need, permits, scopesOf } from '#access/identity.ts';
+import { Keys } from '#access/keys.ts';
+import { isSame, parseSecret } from '#access/secret.ts';
+import { Users } from '#access/users.ts';
+import { type Clock, systemClock } from '#clock.ts';
+import { accessTidyMilliseconds, usedMilliseconds } from '#limits.ts';
+import type { Log } from '#log/connect.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** What whoever brings no credentials may do. */
 export type Anonymous = 'none' | 'viewer' | 'admin';
 
 /** What a request brings to say who asks: the values of its headers, of its metadata, or of its cookie. */
 export type Credentials = {
-  /** `Bearer ...` */
+  /** `Bearer ...`; of another kind it is not for us. */
   authorization?: string | undefined;
   /** Of the header `X-API-Key`. */
   apiKey?: string | undefined;
   /** The session of a browser. */
   cookie?: string | undefined;
+  /** From where it comes. */
+  address: string;
 };
 
-type AccessOptions = { anonymous: Anonymous };
+type AccessOptions = {
+  anonymous: Anonymous;
+  /** How long a session lasts, milliseconds. */
+  sessionMilliseconds?: number;
+  telemetry: Telemetry;
+  clock?: Clock;
+};
+
+type Held = { identity: Identity; need: Need; end: () => void; timer: NodeJS.Timeout | undefined };
+
+const day = 86_400_000;
+/** The longest that a timer of Node can wait, milliseconds. */
+const timerMillisecondsMax = 2 ** 31 - 1;
 
 export class Access {
+  readonly users: Users;
+  readonly keys: Keys;
   readonly #anonymous: Identity | undefined;
+  readonly #entries: Entries;
+  readonly #telemetry: Telemetry;
+  readonly #clock: Clock;
+  /** What is open and ends with the right to it. */
+  readonly #held = new Set<Held>();
+  /** Sessions and keys that were used since it was last written. */
+  readonly #used = new Map<string, { time: number; address: string }>();
+  readonly #closed = new AbortController();
+  #running: Promise<unknown> | undefined;
 
-  constructor({ anonymous }: AccessOptions) {
+  constructor({ anonymous, sessionMilliseconds = 7 * day, telemetry, clock = systemClock }: AccessOptions) {
+    this.#telemetry = telemetry;
+    this.#clock = clock;
+    this.#entries = new Entries(clock, telemetry);
+    this.users = new Users({ entries: this.#entries, clock, telemetry, sessionMilliseconds });
+    this.keys = new Keys(this.#entries, clock);
     if (anonymous !== 'none')
       this.#anonymous = {
         tenant: defaultTenant,
@@ -30,16 +68,152 @@ export class Access {
         name: 'anonymous',
         scopes: scopesOf(anonymous),
       };
+    this.#entries.onChange((kind, id) => {
+      if (kind === 'user' || kind === 'session' || kind === 'key') this.#review(kind, id);
+    });
+  }
+
+  /** From now on users and keys are known. The bucket has to exist. */
+  async open(log: Log): Promise<void> {
+    await this.#entries.open(log);
+    this.#running = Promise.all([
+      this.#each(usedMilliseconds, () => this.#writeUsed()),
+      this.#each(accessTidyMilliseconds, () => this.#tidy()),
+    ]);
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await this.#running;
+    await this.#entries.close();
+    for (const held of this.#held) clearTimeout(held.timer);
   }
 
   /**
-   * Who asks, and whether he may.
-   * @throws ApiError not_signed_in, not_permitted
+   * Who asks, and whether he may. What is brought has to be valid, but for a cookie, which a browser sends for as long as it has it.
+   * @throws ApiError not_signed_in, not_permitted; log_unavailable while the users are not known
    */
-  identify(_credentials: Credentials, need: Need): Identity {
-    const identity = this.#anonymous;
+  identify(credentials: Credentials, need: Need): Identity {
+    const [, bearer] = /^bearer +(.*)$/i.exec(credentials.authorization ?? '') ?? [];
+    const shown = bearer ?? credentials.apiKey;
+    const known =
+      shown !== undefined
+        ? this.#holder(shown, bearer === undefined ? ['key'] : ['key', 'session'], credentials.address)
+        : credentials.cookie === undefined
+          ? undefined
+          : this.#holder(credentials.cookie, ['session'], credentials.address);
+    const identity = known ?? (shown === undefined ? this.#anonymous : undefined);
     if (identity === undefined) throw new ApiError('not_signed_in');
     if (!permits(identity, need)) throw new ApiError('not_permitted', { need, have: [...identity.scopes].join(', ') });
     return identity;
+  }
+
+  /**
+   * Something is open for somebody: `end` is called when he may not any more. Returns what to call when it is closed.
+   */
+  attend(identity: Identity, need: Need, end: () => void): () => void {
+    if (identity.credential === undefined) return () => undefined;
+    const held: Held = { identity, need, end, timer: undefined };
+    const wait = () => {
+      const left = (identity.expires ?? Number.POSITIVE_INFINITY) - this.#now();
+      if (left <= 0) this.#end(held);
+      else if (left < Number.POSITIVE_INFINITY)
+        held.timer = setTimeout(wait, Math.min(left, timerMillisecondsMax)).unref();
+    };
+    this.#held.add(held);
+    wait();
+    // It may have been taken away since it was looked at.
+    if (this.#current(identity.credential) === undefined) this.#end(held);
+    return () => {
+      clearTimeout(held.timer);
+      this.#held.delete(held);
+    };
+  }
+
+  /** Whose this secret is. */
+  #holder(text: string, kinds: readonly ('key' | 'session')[], address: string): Identity | undefined {
+    const parsed = parseSecret(text);
+    const kind = kinds.find((each) => each === parsed?.kind);
+    if (parsed === undefined || kind === undefined) return undefined;
+    const { id } = parsed;
+    if (!this.#entries.isFilled) throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
+    const entry = this.#entries.get(kind, id);
+    if (entry === undefined || !isSame(entry.digest, parsed.digest)) return undefined;
+    const identity = this.#current({ kind, id });
+    if (identity) this.#used.set(id, { time: this.#now(), address });
+    return identity;
+  }
+
+  /** What a session or key gives now; undefined when it is over. */
+  #current({ kind, id }: NonNullable<Identity['credential']>): Identity | undefined {
+    const credential = { kind, id };
+    if (kind === 'key') {
+      const key = this.#entries.get('key', id);
+      if (key === undefined || (key.expires !== null && key.expires <= this.#now())) return undefined;
+      const { tenant, name, expires } = key;
+      const identity = { tenant, kind, id, name, scopes: new Set(key.scopes), credential } as const;
+      return expires === null ? identity : { ...identity, expires };
+    }
+    const session = this.#entries.get('session', id);
+    if (session === undefined || session.expires <= this.#now()) return undefined;
+    const user = this.users.find(session.user);
+    if (user === undefined || session.generation < user.generation) return undefined;
+    const { tenant, name, role } = user;
+    return { tenant, kind: 'user', id: name, name, role, scopes: scopesOf(role), credential, expires: session.expires };
+  }
+
+  /** A user, a session or a key has changed: what is open by it ends, unless it may go on. */
+  #review(kind: 'user' | 'session' | 'key', id: string): void {
+    for (const held of this.#held) {
+      const { credential } = held.identity;
+      if (credential === undefined || (kind !== 'user' && (credential.kind !== kind || credential.id !== id))) continue;
+      const current = this.#current(credential);
+      if (current === undefined || !permits(current, held.need)) this.#end(held);
+    }
+  }
+
+  #end(held: Held): void {
+    if (!this.#held.delete(held)) return;
+    clearTimeout(held.timer);
+    held.end();
+  }
+
+  async #writeUsed(): Promise<void> {
+    const used = [...this.#used];
+    this.#used.clear();
+    for (const [id, value] of used)
+      if (this.#entries.get('key', id) ?? this.#entries.get('session', id)) await this.#entries.put('used', id, value);
+  }
+
+  /** Removes what is over. */
+  async #tidy(): Promise<void> {
+    const now = this.#now();
+    for (const [id, { expires }] of this.#entries.list('link'))
+      if (expires <= now) await this.#entries.remove('link', id);
+    for (const [id] of this.#entries.list('session'))
+      if (this.#current({ kind: 'session', id }) === undefined) await this.#entries.remove('session', id);
+    for (const [id] of this.#entries.list('used'))
+      if (!(this.#entries.get('key', id) ?? this.#entries.get('session', id))) await this.#entries.remove('used', id);
+    await this.#entries.tidy();
+  }
+
+  async #each(milliseconds: number, step: () => Promise<void>): Promise<void> {
+    const { signal } = this.#closed;
+    while (!signal.aborted) {
+      await this.#clock.sleep(milliseconds, signal).catch(() => undefined);
+      if (signal.aborted) return;
+      try {
+        await step();
+      } catch (cause) {
+        this.#telemetry.log.debug(
+          { reason: sentence(cause) },
+          'what is kept of users could not be written; it is tried again',
+        );
+      }
+    }
+  }
+
+  #now(): number {
+    return this.#clock.now_us() / 1000;
   }
 }

@@ -1,5 +1,4 @@
 // Who asks, and what he may do.
-
 import type { Role, Scope } from '@fleetreel/proto/http';
 
 /** What a route or method asks of its caller: a right, to be anybody who is known, or nothing at all. */
@@ -14,8 +13,12 @@ export type Identity = {
   /** For people. */
   name: string;
   scopes: ReadonlySet<Scope>;
-  /** The entry that gives the right, which may be taken away: a session or a key. */
-  credential?: string;
+  /** Of a user. */
+  role?: Role;
+  /** What gives the right, which may be taken away. */
+  credential?: { kind: 'session' | 'key'; id: string };
+  /** When that ends by itself, UTC, milliseconds since 1970. */
+  expires?: number;
 };
 
 /** What a role may do. */

@@ -22,8 +22,8 @@ export const streamName = 'FRAMES';
 /** Messages with one id are stored once within this time. */
 const duplicateWindowMilliseconds = 2 * 60_000;
 
-/** Key-value buckets: who holds a host's name, and what is known of each host. */
-export const buckets = { claims: claimBucket, hosts: 'hosts', agents: agentsBucket } as const;
+/** Key-value buckets: who holds a host's name, what is known of each host, what agents are told, and users with what gives them rights. */
+export const buckets = { claims: claimBucket, hosts: 'hosts', agents: agentsBucket, access: 'access' } as const;
 
 /** Buckets of which each host has a key of its own: it is told of its changes, since it may make no consumer. */
 const told: readonly string[] = [buckets.claims, buckets.agents];

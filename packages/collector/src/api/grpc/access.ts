@@ -8,6 +8,7 @@ import {
   type ServiceDefinition,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
+import type { Credentials } from '#access/access.ts';
 import type { Need } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { identities, needs } from '#api/grpc/rights.ts';
@@ -42,7 +43,7 @@ function interceptor(parts: FaceParts): ServerInterceptor {
           onReceiveMetadata(metadata, proceed) {
             try {
               if (need === undefined) throw new Error(`The method ${path} does not say whom it is for.`);
-              identities.set(metadata, parts.access.identify(credentialsOf(metadata), need));
+              identities.set(metadata, parts.access.identify(credentialsOf(metadata, call.getPeer()), need));
             } catch (error) {
               call.sendStatus(statusOf(error, path.replace('/fleetreel.v1.', ''), parts));
               return;
@@ -56,9 +57,10 @@ function interceptor(parts: FaceParts): ServerInterceptor {
 }
 
 /** What a call brings to say who asks. */
-const credentialsOf = (metadata: Metadata) => ({
+const credentialsOf = (metadata: Metadata, peer: string): Credentials => ({
   authorization: text(metadata, 'authorization'),
   apiKey: text(metadata, 'x-api-key'),
+  address: peer.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1'),
 });
 
 const text = (metadata: Metadata, name: string): string | undefined => metadata.get(name)[0]?.toString();

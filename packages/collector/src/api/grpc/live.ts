@@ -35,6 +35,8 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
       const stop = () => call.emit('error', statusOf(new ApiError('stopping'), 'Live/Watch', parts));
       stops.add(stop);
       ends.push(() => stops.delete(stop));
+      const signOut = () => call.emit('error', statusOf(new ApiError('not_signed_in'), 'Live/Watch', parts));
+      ends.push(parts.access.attend(identityOf(call), 'read', signOut));
       try {
         const { tenant } = identityOf(call);
         // All are checked before the first is begun, so that a wrong one is answered alone.
@@ -66,7 +68,13 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
       call.on('cancelled', gone);
       call.on('error', gone);
       stops.add(stop);
-      void follow(call, stopping.signal, parts).finally(() => stops.delete(stop));
+      const release = parts.access.attend(identityOf(call), 'replay', () =>
+        stopping.abort(new ApiError('not_signed_in')),
+      );
+      void follow(call, stopping.signal, parts).finally(() => {
+        stops.delete(stop);
+        release();
+      });
     },
   };
   return {

@@ -24,7 +24,12 @@ export function replayHandlers(parts: FaceParts): { handlers: ReplayHandlers; en
     Play(call) {
       const stopping = new AbortController();
       open.add(stopping);
-      void play(call, stopping, parts).finally(() => open.delete(stopping));
+      const signOut = () => stopping.abort(new ApiError('not_signed_in'));
+      const release = parts.access.attend(identityOf(call), 'replay', signOut);
+      void play(call, stopping, parts).finally(() => {
+        open.delete(stopping);
+        release();
+      });
     },
   };
   return {

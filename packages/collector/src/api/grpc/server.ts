@@ -1,5 +1,5 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
-import { DeadLetters, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
+import { Access, DeadLetters, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
 import { logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
@@ -9,6 +9,7 @@ import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
 import { queryHandlers } from '#api/grpc/query.ts';
 import { replayHandlers } from '#api/grpc/replay.ts';
+import { accessHandlers } from '#api/grpc/users.ts';
 
 export type GrpcSettings = { host: string; port: number };
 
@@ -37,8 +38,16 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   server.addService(DeadLetters.service, deadLetterHandlers(parts));
   const replay = replayHandlers(parts);
   server.addService(Replay.service, replay.handlers);
+  server.addService(Access.service, accessHandlers(parts));
   new ReflectionService(packageDefinition).addToServer(server);
-  const services = ['', 'fleetreel.v1.Query', 'fleetreel.v1.Live', 'fleetreel.v1.DeadLetters', 'fleetreel.v1.Replay'];
+  const services = [
+    '',
+    'fleetreel.v1.Query',
+    'fleetreel.v1.Live',
+    'fleetreel.v1.DeadLetters',
+    'fleetreel.v1.Replay',
+    'fleetreel.v1.Access',
+  ];
   const health = new HealthImplementation();
   health.addToServer(server);
   const tellHealth = () => {

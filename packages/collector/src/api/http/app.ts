@@ -33,6 +33,8 @@ export type App = FastifyInstance<
 const problems: Record<number, string> = {
   401: 'The request brought no credentials that are valid',
   400: 'The request is wrong: the detail says what, where, and what to do',
+  409: 'What there is does not go with it',
+  410: 'It is not there any more',
   404: 'There is nothing of this name',
   403: 'The credentials, or the page that asks, may not do this',
   415: 'A body of this type is not read here',

@@ -22,6 +22,7 @@ export async function docs(app: App, version: string): Promise<void> {
         { name: 'hosts', description: 'What is watched' },
         { name: 'history', description: 'What was measured' },
         { name: 'live', description: 'What is measured now' },
+        { name: 'access', description: 'Users, sessions and API keys' },
         { name: 'operation', description: 'The collector itself' },
       ],
     },

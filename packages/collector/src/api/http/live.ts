@@ -3,6 +3,7 @@ import { ApiError } from '@fleetreel/proto/errors';
 import { type LiveMessage, LiveRequest, type LiveRows } from '@fleetreel/proto/http';
 import Type from 'typebox';
 import Value from 'typebox/value';
+import type { Identity, Need } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, problem } from '#api/http/app.ts';
 import { hostJson } from '#api/http/hosts.ts';
@@ -31,13 +32,18 @@ export type Socket = {
   on(event: 'close' | 'pong', listener: () => void): void;
 };
 
+/** What a socket is closed with when who opened it may not have it any more: a policy was broken (RFC 6455). */
+const signedOut = 1008;
+
 /** Sockets that have answered of late. */
 const alive = new WeakSet<Socket>();
 
-/** A socket has opened: as long as it answers it is not closed. */
-export function attend(socket: Socket): void {
+/** A socket has opened: as long as it answers, and who opened it may have it, it is not closed. */
+export function attend(socket: Socket, { access }: FaceParts, identity: Identity, need: Need): void {
   alive.add(socket);
   socket.on('pong', () => alive.add(socket));
+  const release = access.attend(identity, need, () => socket.close(signedOut, 'not_signed_in'));
+  socket.on('close', release);
 }
 
 export function liveRoutes(app: App, parts: FaceParts): void {
@@ -65,7 +71,7 @@ export function liveRoutes(app: App, parts: FaceParts): void {
       throw new ApiError('upgrade_required', { value: '/api/v1/live' });
     },
     wsHandler: (socket: Socket, { identity }) => {
-      attend(socket);
+      attend(socket, parts, identity, 'read');
       const gone = parts.metrics.reader('http');
       const reader = new Reader(socket, identity.tenant, parts);
       socket.on('message', (data, binary) => reader.take(binary ? '' : data.toString()));

@@ -3,6 +3,7 @@ import { catalog } from '@fleetreel/proto';
 import { ApiError, clip, unknown } from '@fleetreel/proto/errors';
 import { aggregations } from '@fleetreel/proto/http';
 import Type, { type TObject, type TProperties, type TSchema } from 'typebox';
+import Value from 'typebox/value';
 import { rowsLimit } from '#query/rows.ts';
 
 const labelPrefix = 'label.';
@@ -80,6 +81,16 @@ export function parametersReader(schema: TObject): (query: Record<string, string
       else parameters[name] = single(name, values[0] ?? '');
     }
     return parameters;
+  };
+}
+
+/** Makes the reader of a route's body from its schema. What is wrong is named without what it is: it may be a password. */
+export function bodyReader(schema: TSchema): (body: unknown) => { value: unknown } | { error: ApiError } {
+  return (value) => {
+    if (Value.Check(schema, value)) return { value };
+    const [first] = Value.Errors(schema, value);
+    const parameter = first?.instancePath.slice(1).replaceAll('/', '.') || 'it';
+    return { error: new ApiError('bad_body', { parameter, reason: first?.message ?? 'has another form' }) };
   };
 }
 

@@ -15,6 +15,8 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
   if (known.code === 'internal') request.log.error({ err: error, url: request.url }, 'a request failed');
   const retryAfter = known.retryAfter ?? (known.httpStatus === 503 ? 5 : undefined);
   if (retryAfter !== undefined) void reply.header('retry-after', String(retryAfter));
+  // Not Basic: a browser would ask for a password by itself.
+  if (known.httpStatus === 401) void reply.header('www-authenticate', 'Bearer realm="fleetreel"');
   return reply.code(known.httpStatus).header('content-type', problemType).send(JSON.stringify(known.problem));
 }
 

@@ -101,7 +101,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
       throw new ApiError('upgrade_required', { value: '/api/v1/replays/{id}' });
     },
     wsHandler: (socket: Socket, { params: { id }, identity }) => {
-      attend(socket);
+      attend(socket, parts, identity, 'replay');
       // Another tenant's is as if it were not there.
       const known = sessions.get(id);
       const session = known?.question.tenant === identity.tenant ? known : undefined;

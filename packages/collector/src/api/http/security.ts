@@ -1,6 +1,6 @@
-// Who may talk to this server from a browser, and what a page of it may do. Until there are users, being on this machine
-// is the only right, so a page from elsewhere must not borrow it: by another name for this address (DNS rebinding), or
-// by a request across origins.
+// Who may talk to this server from a browser, and what a page of it may do. A page from elsewhere must not borrow the rights
+// of who looks at it, of a session or of being on this machine: by another name for this address (DNS rebinding), or by a
+// request across origins.
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { FastifyRequest } from 'fastify';
 import type { App } from '#api/http/app.ts';
@@ -31,11 +31,12 @@ export function guard(app: App): void {
     reply.headers(headers);
     const host = request.headers.host ?? '';
     if (!loopbackName.test(host.replace(/:\d+$/, ''))) throw new ApiError('host_refused', { value: clip(host) });
-    if (changes(request)) checkOrigin(request);
+    if (isChange(request)) checkOrigin(request);
   });
 }
 
-const changes = ({ method, ws }: FastifyRequest): boolean => ws || !['GET', 'HEAD', 'OPTIONS'].includes(method);
+/** Whether a request changes something, or opens a socket, which no page of another origin may. */
+export const isChange = ({ method, ws }: FastifyRequest): boolean => ws || !['GET', 'HEAD', 'OPTIONS'].includes(method);
 
 /** A program sends no Origin; a page's has to be the one that this server is addressed by. */
 function checkOrigin({ headers: { host, origin } }: FastifyRequest): void {

@@ -2,7 +2,7 @@
 import websocket from '@fastify/websocket';
 import type { ApiError } from '@fleetreel/proto/errors';
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify';
-import type { TObject } from 'typebox';
+import type { TObject, TSchema } from 'typebox';
 import type { Need } from '#access/identity.ts';
 import type { Face, FaceParts } from '#api/faces.ts';
 import { protect } from '#api/http/access.ts';
@@ -18,12 +18,14 @@ import { healthRoutes } from '#api/http/health.ts';
 import { hostRoutes } from '#api/http/hosts.ts';
 import { latestRoutes } from '#api/http/latest.ts';
 import { liveRoutes, messageBytesMax } from '#api/http/live.ts';
-import { parametersReader } from '#api/http/parameters.ts';
+import { bodyReader, parametersReader } from '#api/http/parameters.ts';
 import { badRequest, bodyBytesMax, notFound, refuseRaw, sendProblem } from '#api/http/problem.ts';
 import { replayRoutes } from '#api/http/replays.ts';
 import { rowsRoutes } from '#api/http/rows.ts';
 import { guard } from '#api/http/security.ts';
 import { seriesRoutes } from '#api/http/series.ts';
+import { meRoutes, sessionRoutes } from '#api/http/session.ts';
+import { keyRoutes, userAccessRoutes, userRoutes } from '#api/http/users.ts';
 import { program } from '#config.ts';
 
 export type HttpSettings = { host: string; port: number; console: string | undefined };
@@ -62,6 +64,7 @@ async function createApp(
   // The console's types are checked by the compiler; a serializer for each schema would only cost time.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.setValidatorCompiler(({ schema, httpPart }) => {
+    if (httpPart === 'body') return bodyReader(schema as TSchema);
     if (httpPart !== 'querystring') return (value) => ({ value });
     const read = parametersReader(schema as TObject);
     return (value) => {
@@ -109,6 +112,11 @@ async function createApp(
       liveRoutes(api, parts);
       replayRoutes(api, parts);
       deadLetterRoutes(api, parts);
+      sessionRoutes(api, parts);
+      meRoutes(api, parts);
+      userRoutes(api, parts);
+      userAccessRoutes(api, parts);
+      keyRoutes(api, parts);
     },
     { prefix: '/api/v1' },
   );

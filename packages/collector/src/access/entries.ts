@@ -1,0 +1,314 @@
+// What is known of users, sessions, links and keys: kept in a bucket and, by a watch, in the memory of every collector.
+import { ApiError } from '@fleetreel/proto/errors';
+import type { Role, Scope } from '@fleetreel/proto/http';
+import { JetStreamApiError } from '@nats-io/jetstream';
+import type { KV, KvWatchEntry } from '@nats-io/kv';
+import type { QueuedIterator } from '@nats-io/transport-node';
+import type { Clock } from '#clock.ts';
+import { answerMilliseconds, retryMilliseconds } from '#limits.ts';
+import type { Log } from '#log/connect.ts';
+import { buckets } from '#log/stream.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
+
+/** Times are UTC, milliseconds since 1970; digests are of secrets that are not kept (`secret.ts`). */
+export type Content = {
+  user: {
+    name: string;
+    tenant: string;
+    role: Role;
+    /** As `password.ts` writes it; null until the invitation was used. */
+    password: string | null;
+    /** Counts the passwords: a session of another one is over. */
+    generation: number;
+    created: number;
+  };
+  session: {
+    user: string;
+    generation: number;
+    digest: string;
+    created: number;
+    expires: number;
+    address: string;
+    program: string;
+  };
+  link: {
+    purpose: 'first' | 'invite' | 'reset';
+    tenant: string;
+    role: Role;
+    user: string | null;
+    digest: string;
+    created: number;
+    expires: number;
+  };
+  key: {
+    name: string;
+    tenant: string;
+    scopes: Scope[];
+    digest: string;
+    created: number;
+    createdBy: string;
+    expires: number | null;
+  };
+  /** When a session or key was last used, and from where. An entry of its own, so that it never brings a revoked one back. */
+  used: { time: number; address: string };
+};
+export type Kind = keyof Content;
+
+/** What is kept of something, and which version that is. */
+export type Entry<K extends Kind> = { kind: K; id: string; value: Content[K]; revision: number };
+
+type Listener = (kind: Kind, id: string) => void;
+
+/** Code of JetStream: somebody else wrote the key since it was read. */
+const wrongRevision = 10071;
+
+export class Entries {
+  readonly #telemetry: Telemetry;
+  readonly #clock: Clock;
+  readonly #listeners = new Set<Listener>();
+  readonly #closed = new AbortController();
+  readonly #entries: { [K in Kind]: Map<string, Entry<K>> } = {
+    user: new Map(),
+    session: new Map(),
+    link: new Map(),
+    key: new Map(),
+    used: new Map(),
+  };
+  /** What is removed, by its name: the version of that, and when it was noticed. */
+  readonly #removed = new Map<string, { revision: number; noticed_ms: number }>();
+  #log: Log | undefined;
+  #bucket: KV | undefined;
+  #isFilled = false;
+  #watch: QueuedIterator<KvWatchEntry> | undefined;
+  #following: Promise<void> | undefined;
+
+  constructor(clock: Clock, telemetry: Telemetry) {
+    this.#clock = clock;
+    this.#telemetry = telemetry;
+  }
+
+  /** Reads the bucket, which has to exist; resolves when all is known, or after some seconds. */
+  async open(log: Log): Promise<void> {
+    this.#log = log;
+    this.#bucket = await log.buckets.open(buckets.access);
+    const filled = Promise.withResolvers<void>();
+    const late = new AbortController();
+    this.#following = this.#follow(this.#bucket, filled.resolve);
+    try {
+      await Promise.race([filled.promise, this.#clock.sleep(answerMilliseconds, late.signal)]);
+    } finally {
+      late.abort();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    this.#watch?.stop();
+    await this.#following;
+  }
+
+  /** Whether all entries are known. */
+  get isFilled(): boolean {
+    return this.#isFilled;
+  }
+
+  get<K extends Kind>(kind: K, id: string): Content[K] | undefined {
+    return this.#entries[kind].get(id)?.value;
+  }
+
+  /** All of a kind, by their ids. */
+  *list<K extends Kind>(kind: K): Generator<[id: string, value: Content[K]]> {
+    for (const [id, { value }] of this.#entries[kind]) yield [id, value];
+  }
+
+  /** How many there are of a kind. */
+  count(kind: Kind): number {
+    return this.#entries[kind].size;
+  }
+
+  /** Calls the listener after each change; returns the way to end that. */
+  onChange(listener: Listener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Makes an entry; false where there is one already. @throws ApiError log_unavailable */
+  async create<K extends Kind>(kind: K, id: string, value: Content[K]): Promise<boolean> {
+    return await this.#asked(async (bucket) => {
+      try {
+        this.#take(kind, id, value, await bucket.create(keyOf(kind, id), JSON.stringify(value)));
+        return true;
+      } catch (cause) {
+        if (isOvertaken(cause)) return false;
+        throw cause;
+      }
+    });
+  }
+
+  /** Writes an entry, whatever it was. @throws ApiError log_unavailable */
+  async put<K extends Kind>(kind: K, id: string, value: Content[K]): Promise<void> {
+    await this.#asked(async (bucket) =>
+      this.#take(kind, id, value, await bucket.put(keyOf(kind, id), JSON.stringify(value))),
+    );
+  }
+
+  /**
+   * Reads, changes and writes an entry, again when another collector was faster.
+   * @param change what it becomes; undefined leaves it as it is
+   * @returns what it is now; undefined where there is none, or it was left
+   * @throws ApiError log_unavailable, and what `change` throws
+   */
+  async change<K extends Kind>(
+    kind: K,
+    id: string,
+    change: (value: Content[K]) => Content[K] | undefined,
+  ): Promise<Content[K] | undefined> {
+    return await this.#asked(async (bucket) => {
+      for (;;) {
+        const found = await bucket.get(keyOf(kind, id));
+        if (found?.operation !== 'PUT') return undefined;
+        const wanted = change(found.json<Content[K]>());
+        if (wanted === undefined) return undefined;
+        try {
+          const revision = await bucket.update(keyOf(kind, id), JSON.stringify(wanted), found.revision);
+          this.#take(kind, id, wanted, revision);
+          return wanted;
+        } catch (cause) {
+          if (!isOvertaken(cause)) throw cause;
+        }
+      }
+    });
+  }
+
+  /**
+   * Removes an entry as it is known here, so that of many who use it up one succeeds.
+   * @returns whether it was this call that did. @throws ApiError log_unavailable
+   */
+  async take(kind: Kind, id: string): Promise<boolean> {
+    const known = this.#entries[kind].get(id);
+    if (known === undefined) return false;
+    return await this.#asked(async (bucket) => {
+      try {
+        await bucket.delete(keyOf(kind, id), { previousSeq: known.revision });
+      } catch (cause) {
+        if (isOvertaken(cause)) return false;
+        throw cause;
+      }
+      this.#drop(kind, id, known.revision + 1);
+      return true;
+    });
+  }
+
+  /** Removes an entry, if there is one. @throws ApiError log_unavailable */
+  async remove(kind: Kind, id: string): Promise<void> {
+    const known = this.#entries[kind].get(id);
+    await this.#asked((bucket) => bucket.delete(keyOf(kind, id)));
+    this.#drop(kind, id, (known?.revision ?? 0) + 1);
+  }
+
+  /** Removes what is left of entries that are long gone: a removal is an entry of its own, for those who watch. */
+  async tidy(): Promise<void> {
+    for (const [name, { revision, noticed_ms }] of this.#removed) {
+      if (this.#clock.monotonic_ms() - noticed_ms < removalKeptMilliseconds) return;
+      const filter = `$KV.${buckets.access}.${name}`;
+      await this.#log?.manager.streams.purge(`KV_${buckets.access}`, { filter, seq: revision + 1 });
+      this.#removed.delete(name);
+    }
+  }
+
+  async #asked<T>(ask: (bucket: KV) => Promise<T>): Promise<T> {
+    if (this.#bucket === undefined || !this.#isFilled)
+      throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
+    try {
+      return await ask(this.#bucket);
+    } catch (cause) {
+      if (cause instanceof ApiError) throw cause;
+      throw new ApiError('log_unavailable', { reason: sentence(cause) }, { cause });
+    }
+  }
+
+  /** Keeps the entries in step with the bucket; a watch that ends is begun again, and what is gone meanwhile is noticed. */
+  async #follow(bucket: KV, filled: () => void): Promise<void> {
+    while (!this.#closed.signal.aborted) {
+      try {
+        const before = new Set(Object.values(this.#entries).flatMap((of) => [...of.values()].map(nameOf)));
+        const settle = () => {
+          for (const name of before) this.#forget(name);
+          before.clear();
+          this.#isFilled = true;
+          filled();
+        };
+        const { values } = await bucket.status();
+        this.#watch = await bucket.watch();
+        if (values === 0) settle();
+        for await (const entry of this.#watch) {
+          before.delete(entry.key);
+          this.#see(entry);
+          if (entry.isUpdate && !(this.#isFilled && before.size === 0)) settle();
+        }
+      } catch (cause) {
+        // The connection is away, which NATS says itself, and the watch is begun again.
+        this.#telemetry.log.debug({ reason: sentence(cause) }, 'the users are not followed');
+      }
+      await this.#clock.sleep(retryMilliseconds.min, this.#closed.signal).catch(() => undefined);
+    }
+  }
+
+  #see(entry: KvWatchEntry): void {
+    const [kind, id] = split(entry.key);
+    if (kind === undefined) return;
+    if (entry.operation === 'PUT') this.#take(kind, id, entry.json<Content[typeof kind]>(), entry.revision);
+    else this.#drop(kind, id, entry.revision);
+  }
+
+  #take<K extends Kind>(kind: K, id: string, value: Content[K], revision: number): void {
+    const known = this.#entries[kind].get(id);
+    const gone = this.#removed.get(keyOf(kind, id));
+    if ((known && known.revision >= revision) || (gone && gone.revision > revision)) return;
+    this.#entries[kind].set(id, { kind, id, value, revision });
+    this.#tell(kind, id);
+  }
+
+  /** @param revision of the removal, at least */
+  #drop(kind: Kind, id: string, revision: number): void {
+    const known = this.#entries[kind].get(id);
+    if (known && known.revision > revision) return;
+    this.#entries[kind].delete(id);
+    this.#remember(keyOf(kind, id), revision);
+    if (known) this.#tell(kind, id);
+  }
+
+  /** What the watch says late of something that is removed does not bring it back. */
+  #remember(name: string, revision: number): void {
+    this.#removed.delete(name);
+    this.#removed.set(name, { revision, noticed_ms: this.#clock.monotonic_ms() });
+    for (const [oldest] of this.#removed) {
+      if (this.#removed.size <= removedMax) return;
+      this.#removed.delete(oldest);
+    }
+  }
+
+  #forget(name: string): void {
+    const [kind, id] = split(name);
+    if (kind !== undefined && this.#entries[kind].delete(id)) this.#tell(kind, id);
+  }
+
+  #tell(kind: Kind, id: string): void {
+    for (const listener of this.#listeners) listener(kind, id);
+  }
+}
+
+/** Removals that are remembered, so that what is said late does not bring them back, and what is left of them goes. */
+const removedMax = 10_000;
+/** How long what is left of them stays, milliseconds: as long as a collector may be away from the log and still be told. */
+const removalKeptMilliseconds = 30 * 60_000;
+
+const keyOf = (kind: Kind, id: string): string => `${kind}.${id}`;
+const nameOf = ({ kind, id }: { kind: Kind; id: string }): string => keyOf(kind, id);
+
+function split(key: string): [kind: Kind | undefined, id: string] {
+  const [kind = '', id = ''] = key.split('.');
+  return [(['user', 'session', 'link', 'key', 'used'] as const).find((known) => known === kind), id];
+}
+
+const isOvertaken = (cause: unknown): boolean => cause instanceof JetStreamApiError && cause.code === wrongRevision;
