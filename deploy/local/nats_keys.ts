@@ -32,13 +32,16 @@ export function natsKeys(data: string, environment: Readonly<Record<string, stri
   const path = join(folder, 'installation.json');
   if (!existsSync(path)) writeSecret(path, `${JSON.stringify(newInstallation(), null, 2)}\n`);
   const installation = JSON.parse(readFileSync(path, 'utf8')) as Installation;
-  const [collector, agent] = [join(folder, 'collector.creds'), join(folder, 'agent.creds')];
+  const [collector, issuer, agent] = ['collector.creds', 'issuer.json', 'agent.creds'].map((name) =>
+    join(folder, name),
+  ) as [string, string, string];
   if (!existsSync(collector)) writeSecret(collector, installation.collectorCredentials);
+  if (!existsSync(issuer)) writeSecret(issuer, `${JSON.stringify(installation.issuer, null, 2)}\n`);
   keepAgent(agent, installation, environment);
   adoptLog(join(data, 'nats', 'jetstream'), installation.logAccount);
   return {
     configuration: serverConfiguration(installation, join(data, 'nats', 'accounts')),
-    collector: { FLEETREEL_NATS_CREDENTIALS: collector },
+    collector: { FLEETREEL_NATS_CREDENTIALS: collector, FLEETREEL_NATS_ISSUER: issuer },
     agent: { FLEETREEL_NATS_CREDENTIALS: agent },
   };
 }

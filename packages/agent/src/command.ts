@@ -41,6 +41,11 @@ async function start(name: string, given: Settings, json: boolean): Promise<numb
     console.log(text);
     return code;
   }
+  if (name === 'enroll') {
+    const { enroll } = await import('#enroll.ts');
+    console.log(await enroll(given, process.env, process.stdin));
+    return 0;
+  }
   const settings = asCredentialsSay(given);
   checkIntervals(settings);
   checkServers(settings);

@@ -50,6 +50,15 @@ const settings = Type.Object({
     }),
     ...natsAccessSettings,
   }),
+  enroll: Type.Object({
+    url: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description: 'Where the collector is that gives credentials for a code',
+        examples: ['https://collector:7600'],
+      }),
+    ),
+  }),
   sources: Type.Object({
     disable: Type.Array(Type.String(), {
       default: [],
@@ -212,13 +221,15 @@ export const program = {
   commands: {
     run: 'Sample and publish until it is stopped',
     inventory: "Say what can be seen here, what can't, and why",
+    enroll:
+      'Fetch the credentials for NATS for a code, which comes from standard input or FLEETREEL_ENROLMENT_CODE, and write them to the file that nats.credentials names',
     check: 'Say whether the settings are right, NATS can be reached and the name is free; changes nothing',
     spool:
       'Show the frames on disk that the log does not have yet, and whether they are good; ends with 1 when some are damaged, with 2 when they can not be read',
     'llm-proxy':
       'Forward to a server of language models (--upstream, --listen), and measure each request for the agent',
   },
-  own: { 'llm-proxy': 'llm-proxy-' },
+  own: { enroll: 'enroll-', 'llm-proxy': 'llm-proxy-' },
   switches: { json: 'Answer in JSON (inventory, spool)' },
   defaultFile: '/etc/fleetreel/agent.yaml',
   settings,

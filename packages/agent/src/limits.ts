@@ -47,6 +47,9 @@ export const acknowledgeMilliseconds = 5000;
  */
 export const probeMilliseconds = 1000;
 
+/** How long a collector has to answer a claim of credentials: it asks NATS some things. */
+export const enrollAnswerMilliseconds = 30_000;
+
 /** How long a server has to answer when the agent connects. */
 export const connectMilliseconds = 5000;
 

@@ -3,10 +3,12 @@
 import { printable } from '@fleetreel/deploy/local/printable';
 import type {
   Coverage,
+  Credentials,
   DeadLetter,
   DeadLetterBytes,
   DeadLetterOutcome,
   DeadLetters as DeadLetterPage,
+  Enrolled,
   Hole,
   Hosts,
   Latest,
@@ -20,6 +22,7 @@ import {
   type DeadLetterMessage,
   type DeadLetterOutcomeMessage,
   DeadLetters,
+  Enrolment,
   type FollowResponse__Output,
   Live,
   type LiveClient,
@@ -82,6 +85,7 @@ export class Collector implements Disposable {
   readonly #live: InstanceType<typeof Live>;
   readonly #dead: InstanceType<typeof DeadLetters>;
   readonly #replay: InstanceType<typeof Replay>;
+  readonly #enrolment: InstanceType<typeof Enrolment>;
 
   constructor(address: string) {
     this.#address = address;
@@ -90,6 +94,7 @@ export class Collector implements Disposable {
     this.#live = new Live(address, credentials.createInsecure(), options);
     this.#dead = new DeadLetters(address, credentials.createInsecure(), options);
     this.#replay = new Replay(address, credentials.createInsecure(), options);
+    this.#enrolment = new Enrolment(address, credentials.createInsecure(), options);
   }
 
   /** @throws CallError */
@@ -222,6 +227,47 @@ export class Collector implements Disposable {
     });
   }
 
+  /** Lets a host in: credentials, or a code. @throws CallError */
+  enrol(wish: { host: string; ttl: string; code: boolean }): Promise<Enrolled> {
+    return new Promise((resolve, reject) => {
+      this.#enrolment.Enrol(wish, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        const { tenant, host, credentials: text, code, expires_ms } = answer;
+        resolve({ tenant, host, ...(code ? { code } : { credentials: text }), expires: Number(expires_ms) || null });
+      });
+    });
+  }
+
+  /** Credentials that hosts were given, the newest first. @throws CallError */
+  credentials(): Promise<Credentials> {
+    return new Promise((resolve, reject) => {
+      this.#enrolment.ListCredentials({}, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          credentials: answer.credentials.map((one) => ({
+            host: one.host,
+            publicKey: one.public_key,
+            by: one.issued_by,
+            byCode: one.by_code,
+            issued: Number(one.issued_ms),
+            expires: Number(one.expires_ms) || null,
+            revoked: Number(one.revoked_ms) || null,
+          })),
+        });
+      });
+    });
+  }
+
+  /** Takes all credentials of a host back; how many there were. @throws CallError */
+  revokeCredentials(host: string): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#enrolment.RevokeCredentials({ host }, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve(answer.revoked);
+      });
+    });
+  }
+
   /** @throws CallError */
   coverage(question: Parameters<InstanceType<typeof Query>['Coverage']>[0]): Promise<Coverage> {
     return new Promise((resolve, reject) => {
@@ -322,6 +368,7 @@ export class Collector implements Disposable {
     this.#live.close();
     this.#dead.close();
     this.#replay.close();
+    this.#enrolment.close();
   }
 
   #options(): CallOptions {

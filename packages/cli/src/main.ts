@@ -11,6 +11,8 @@ enableCompileCache();
 /** Loaded when they are called: the launcher needs no client, and a client no launcher. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
   'dead-letters': async () => (await import('#commands/dead_letters.ts')).deadLetters,
+  credentials: async () => (await import('#commands/credentials.ts')).credentials,
+  enroll: async () => (await import('#commands/enroll.ts')).enroll,
   coverage: async () => (await import('#commands/coverage.ts')).coverage,
   hosts: async () => (await import('#commands/hosts.ts')).hosts,
   latest: async () => (await import('#commands/latest.ts')).latest,

@@ -14,6 +14,13 @@ const settings = Type.Object({
   nats: Type.Object({
     url: text('nats://127.0.0.1:4222', 'Where the log is; several servers of one cluster are separated by commas'),
     ...natsAccessSettings,
+    issuer: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description: 'File of the keys with which agents are enrolled and revoked; absent: this collector does neither',
+        examples: ['/etc/fleetreel/issuer.json'],
+      }),
+    ),
   }),
   questdb: Type.Object({
     http_url: text('http://127.0.0.1:9000', 'Where rows are written and tables made'),

@@ -77,6 +77,16 @@ export const fleetPageMilliseconds = 60_000;
 
 /** How often the log's bounds are compared with what is stored, and suspended tables resumed until the store works, milliseconds. */
 export const watchMilliseconds = 10_000;
+/** How long a code of an enrolment can be used, milliseconds: long enough to carry it to a machine. */
+export const codeMilliseconds = 3_600_000;
+/** Codes of a tenant that wait to be used: a rollout of as many machines at once. */
+export const codesMax = 1000;
+/** Codes of one address that may be refused within a time, and addresses of which that is known. None can be guessed; it costs a look-up. */
+export const codeFailures = { count: 20, addresses: 10_000, milliseconds: 60_000 } as const;
+/** How long revoked or expired credentials are listed, milliseconds. */
+export const credentialsListedMilliseconds = 30 * 86_400_000;
+/** Tries to change an account that another collector changes at the same time. */
+export const accountTriesMax = 5;
 /** Refusals that the registry keeps of a host: the newest of each machine. */
 export const refusalsMax = 10;
 /** Longest time to finish what is in flight when stopping, milliseconds. */

@@ -5,6 +5,7 @@ import { durationMilliseconds, milliseconds } from '@fleetreel/proto/duration';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { readTime } from '@fleetreel/proto/time';
 import { Access } from '#access/access.ts';
+import { Enrolment, readIssuer } from '#access/enrolment.ts';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import { checkSettings, partitionOf, placeOf, program, rawDays, type Settings } from '#config.ts';
@@ -65,6 +66,7 @@ async function run(settings: Settings): Promise<number> {
       setTimeout(() => abandon.abort(), stopMilliseconds).unref();
     });
 
+  const issuer = settings.nats.issuer === undefined ? undefined : readIssuer(settings.nats.issuer);
   const access = new Access({ ...settings.access, telemetry, clock });
   const faces = await Faces.start(settings, access, telemetry);
   const closing: (() => unknown)[] = [];
@@ -90,7 +92,9 @@ async function run(settings: Settings): Promise<number> {
     const hub = new Hub(newest);
     closing.push(() => hub.close());
     const replays = new Replays({ log, reader, clock, telemetry });
-    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays });
+    const { replicas } = settings.log;
+    const enrolment = issuer && (await Enrolment.open({ log, issuer, nats: settings.nats, clock, replicas }));
+    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, enrolment });
 
     const tables = () => keepTables(settings.questdb, days, telemetry);
     await until(tables, 'questdb', telemetry, signal);

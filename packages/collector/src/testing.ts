@@ -1,6 +1,8 @@
 // What tests with real servers share: the rooms of a collector behind its faces, and a host that has said what it is.
 import type { HostDescription } from '@fleetreel/proto';
+import type { NatsSettings } from '@fleetreel/proto/nats_access';
 import { Access, type Anonymous } from '#access/access.ts';
+import type { Enrolment } from '#access/enrolment.ts';
 import { Faces } from '#api/serve.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
@@ -27,6 +29,7 @@ type RoomsOptions = {
   /** None where nothing is asked of the store. */
   questdb?: Store;
   clock?: Clock;
+  enrolment?: Enrolment;
   /** How long the store keeps rows, milliseconds; a day of each width by default. */
   retention?: ConstructorParameters<typeof Query>[0]['retention'];
 };
@@ -49,11 +52,11 @@ export async function startFaces(
 /** Makes the log, which is read until `closing` is. */
 export async function startLog(
   closing: AsyncDisposableStack,
-  natsUrl: string,
+  nats: NatsSettings | string,
   bounds: LogSettings,
   telemetry: Telemetry,
 ): Promise<{ log: Log; registry: Registry }> {
-  const log = await connectLog(natsUrl);
+  const log = await connectLog(nats);
   closing.defer(() => log.connection.close());
   await keepLog(log, bounds, 'main', telemetry);
   const registry = closing.use(await Registry.open(log));
@@ -70,6 +73,7 @@ export async function serveRooms(
     registry,
     questdb,
     clock = systemClock,
+    enrolment,
     retention = { raw: day, '1m': day, '1h': day },
   }: RoomsOptions,
 ): Promise<{ newest: Newest; query: Query }> {
@@ -91,7 +95,7 @@ export async function serveRooms(
   const replays = new Replays({ log, reader, clock, telemetry });
   await faces.access.open(log);
   closing.defer(() => faces.access.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays });
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, enrolment });
   return { newest, query };
 }
 

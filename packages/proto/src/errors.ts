@@ -387,7 +387,7 @@ export const errors = {
     grpc: 'RESOURCE_EXHAUSTED',
     title: 'Too many claims',
     detail: 'Too many codes were refused of late.',
-    action: 'Try again in {seconds} seconds.',
+    action: 'Try again in {retryAfter} s.',
   },
   credentials_not_found: {
     http: 404,

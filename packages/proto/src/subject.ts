@@ -47,7 +47,7 @@ export const messageId = (session: string, sequence: number): string => `${sessi
 /** The key-value bucket in which machines claim the names of hosts. */
 export const claimBucket = 'claims';
 
-/** The key-value bucket of the settings of each host, which a collector writes and the host reads. */
+/** The key-value bucket in which each agent finds its settings, under the key of its host: the only one that it may read. */
 export const agentsBucket = 'agents';
 
 /** Under which subject a bucket tells what it has stored, to whoever may not make a consumer of its own. */

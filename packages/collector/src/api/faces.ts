@@ -2,6 +2,7 @@
 
 import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Access } from '#access/access.ts';
+import type { Enrolment } from '#access/enrolment.ts';
 import type { Need } from '#access/identity.ts';
 import type { Hub } from '#live/hub.ts';
 import type { DeadLetters } from '#log/dead.ts';
@@ -10,7 +11,14 @@ import type { Replays } from '#replay/replays.ts';
 import type { Telemetry } from '#telemetry.ts';
 
 /** What can be asked once the log is reached. */
-export type Rooms = { query: Query; hub: Hub; deadLetters: DeadLetters; replays: Replays };
+export type Rooms = {
+  query: Query;
+  hub: Hub;
+  deadLetters: DeadLetters;
+  replays: Replays;
+  /** None where there are no keys to issue credentials with. */
+  enrolment?: Enrolment | undefined;
+};
 
 /** What a face serves. */
 export type FaceParts = {

@@ -25,8 +25,8 @@ const duplicateWindowMilliseconds = 2 * 60_000;
 /** Key-value buckets: who holds a host's name, what is known of each host, what agents are told, and users with what gives them rights. */
 export const buckets = { claims: claimBucket, hosts: 'hosts', agents: agentsBucket, access: 'access' } as const;
 
-/** Buckets of which each host has a key of its own: it is told of its changes, since it may make no consumer. */
-const told: readonly string[] = [buckets.claims, buckets.agents];
+/** What hosts write to themselves: each tells of its own key what was stored, since a host may make no consumer. */
+const told: readonly string[] = [buckets.claims];
 
 /** What the log has to be like: how long and how much it keeps, in milliseconds and bytes, and on how many servers. */
 export type LogSettings = { age_ms: number; bytes: number; replicas?: number };

@@ -28,6 +28,11 @@ export const needs: Readonly<Record<string, Need>> = {
   '/fleetreel.v1.Access/ListKeys': 'admin',
   '/fleetreel.v1.Access/CreateKey': 'admin',
   '/fleetreel.v1.Access/RevokeKey': 'admin',
+  '/fleetreel.v1.Enrolment/Enrol': 'admin',
+  // The code is the right.
+  '/fleetreel.v1.Enrolment/ClaimEnrolment': 'public',
+  '/fleetreel.v1.Enrolment/ListCredentials': 'admin',
+  '/fleetreel.v1.Enrolment/RevokeCredentials': 'admin',
   // Whether it is well, and what the product's API is, has nothing of anybody's data in it.
   '/grpc.health.v1.Health/Check': 'public',
   '/grpc.health.v1.Health/List': 'public',

@@ -1,11 +1,12 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
-import { Access, DeadLetters, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
+import { Access, DeadLetters, Enrolment, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
 import { logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Face, FaceParts } from '#api/faces.ts';
 import { ProtectedServer } from '#api/grpc/access.ts';
 import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
+import { enrolmentHandlers } from '#api/grpc/enrolment.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
 import { queryHandlers } from '#api/grpc/query.ts';
 import { replayHandlers } from '#api/grpc/replay.ts';
@@ -36,6 +37,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   server.addService(Query.service, queryHandlers(parts));
   server.addService(Live.service, live.handlers);
   server.addService(DeadLetters.service, deadLetterHandlers(parts));
+  server.addService(Enrolment.service, enrolmentHandlers(parts));
   const replay = replayHandlers(parts);
   server.addService(Replay.service, replay.handlers);
   server.addService(Access.service, accessHandlers(parts));
@@ -45,6 +47,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
     'fleetreel.v1.Query',
     'fleetreel.v1.Live',
     'fleetreel.v1.DeadLetters',
+    'fleetreel.v1.Enrolment',
     'fleetreel.v1.Replay',
     'fleetreel.v1.Access',
   ];

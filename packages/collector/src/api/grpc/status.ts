@@ -1,6 +1,6 @@
 // Every error leaves as a status with the sentence of the catalogue, and its code in the metadata.
 import { ApiError } from '@fleetreel/proto/errors';
-import { type handleUnaryCall, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { type handleUnaryCall, Metadata, type ServerUnaryCall, type ServiceError } from '@grpc/grpc-js';
 import type { Identity } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { identityOf } from '#api/grpc/rights.ts';
@@ -23,10 +23,32 @@ export function statusOf(error: unknown, method: string, { telemetry }: Pick<Fac
 }
 
 /** A method with one request and one answer. */
-export function unary<Q, A>(
+export const unary = <Q, A>(
   parts: FaceParts,
   method: string,
   answer: (question: Q, identity: Identity) => Promise<A>,
+): handleUnaryCall<Q, A> => called(parts, method, (call) => answer(call.request, identityOf(call)));
+
+/** The same for a method that anybody may call: it hears from where. */
+export const unaryPublic = <Q, A>(
+  parts: FaceParts,
+  method: string,
+  answer: (question: Q, address: string) => Promise<A>,
+): handleUnaryCall<Q, A> =>
+  called(parts, method, (call) =>
+    answer(
+      call.request,
+      call
+        .getPeer()
+        .replace(/:\d+$/, '')
+        .replace(/^\[|\]$/g, ''),
+    ),
+  );
+
+function called<Q, A>(
+  parts: FaceParts,
+  method: string,
+  answer: (call: ServerUnaryCall<Q, A>) => Promise<A>,
 ): handleUnaryCall<Q, A> {
   return (call, callback) => {
     const began = systemClock.monotonic_ms();
@@ -38,7 +60,7 @@ export function unary<Q, A>(
     async function run(): Promise<void> {
       let value: A;
       try {
-        value = await answer(call.request, identityOf(call));
+        value = await answer(call);
       } catch (error) {
         done(statusOf(error, method, parts), null);
         return;

@@ -13,6 +13,7 @@ import { serveConsole } from '#api/http/console.ts';
 import { coverageRoutes } from '#api/http/coverage.ts';
 import { deadLetterRoutes } from '#api/http/dead_letters.ts';
 import { docs } from '#api/http/docs.ts';
+import { enrolmentRoutes } from '#api/http/enrolment.ts';
 import { fleetRoutes } from '#api/http/fleet.ts';
 import { healthRoutes } from '#api/http/health.ts';
 import { hostRoutes } from '#api/http/hosts.ts';
@@ -117,6 +118,7 @@ async function createApp(
       userRoutes(api, parts);
       userAccessRoutes(api, parts);
       keyRoutes(api, parts);
+      enrolmentRoutes(api, parts);
     },
     { prefix: '/api/v1' },
   );

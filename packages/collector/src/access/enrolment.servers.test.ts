@@ -1,0 +1,284 @@
+// Hosts are let in and shut out: over both faces, by the programs that people use, with the server that holds them to it.
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { inboxPrefix } from '@fleetreel/proto';
+import type { Credentials, Enrolled } from '@fleetreel/proto/http';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
+import { KeyPair, readCredentials } from '@fleetreel/proto/nats_jwt';
+import { NatsInstallation } from '@fleetreel/test/servers/nats_installation';
+import { startProgram } from '@fleetreel/test/servers/program';
+import { jetstream } from '@nats-io/jetstream';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { Enrolment, enrolmentBucket, readIssuer } from '#access/enrolment.ts';
+import type { Clock } from '#clock.ts';
+import { systemClock } from '#clock.ts';
+import { codeFailures, codeMilliseconds } from '#limits.ts';
+import type { Log } from '#log/connect.ts';
+import { serveRooms, startFaces, startLog } from '#testing.ts';
+
+const closing = new AsyncDisposableStack();
+const folder = mkdtempSync(join(tmpdir(), 'fleetreel-enrolment-'));
+let nats: NatsInstallation;
+let log: Log;
+let enrolment: Enrolment;
+let url: string;
+let grpc: string;
+/** What the clock of the collector is ahead, milliseconds. */
+let ahead_ms = 0;
+const clock: Clock = {
+  ...systemClock,
+  now_us: () => systemClock.now_us() + ahead_ms * 1000,
+  monotonic_ms: () => systemClock.monotonic_ms() + ahead_ms,
+};
+
+beforeAll(async () => {
+  nats = closing.use(await NatsInstallation.start());
+  const { telemetry, faces } = await startFaces(closing);
+  const made = await startLog(closing, nats.collector, { age_ms: 3_600_000, bytes: 64 * 1024 ** 2 }, telemetry);
+  log = made.log;
+  const issuer = readIssuer(nats.write('issuer.json', JSON.stringify(nats.keys.issuer)));
+  enrolment = await Enrolment.open({ log, issuer, nats: nats.collector, clock });
+  await serveRooms(closing, { telemetry, faces, ...made, enrolment });
+  url = `http://127.0.0.1:${faces.http.port}`;
+  grpc = `127.0.0.1:${faces.grpc.port}`;
+});
+afterAll(async () => {
+  await closing.disposeAsync();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+async function ask<T>(method: string, path: string, body?: unknown): Promise<{ status: number; body: T }> {
+  const answer = await fetch(`${url}/api/v1/${path}`, {
+    method,
+    ...(body !== undefined && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+  });
+  return { status: answer.status, body: (await answer.json()) as T };
+}
+
+/** A client as an agent is one, with the content of a credentials file. */
+async function client(text: string, tenant: string, host: string): Promise<NatsConnection> {
+  const path = nats.write(`${tenant}-${host}.creds`, text);
+  const connection = await connect({
+    ...new NatsAccess({ url: nats.server.url, credentials: path }).options,
+    inboxPrefix: inboxPrefix(tenant, host),
+    reconnect: false,
+    noAsyncTraces: true,
+  });
+  onTestFinished(() => connection.close());
+  return connection;
+}
+
+/** Runs a program to its end. */
+function ran(
+  entry: string,
+  args: readonly string[],
+  input = '',
+): Promise<{ code: number | null; out: string; err: string }> {
+  return new Promise((resolve) => {
+    const path = join(import.meta.dirname, '../../../..', entry);
+    const child = spawn(process.execPath, [path, ...args], { cwd: folder });
+    let [out, err] = ['', ''];
+    child.stdout.on('data', (part: Buffer) => {
+      out += part.toString();
+    });
+    child.stderr.on('data', (part: Buffer) => {
+      err += part.toString();
+    });
+    child.once('close', (code) => resolve({ code, out, err }));
+    child.stdin.end(input);
+  });
+}
+const cli = (...args: string[]) => ran('packages/cli/src/main.ts', [...args, '--address', grpc]);
+const agent = (args: readonly string[], input?: string) => ran('packages/agent/src/main.ts', args, input);
+
+const wish = (host: string, tenant = 'default') => ({ tenant, host, by: 'ann' });
+const keyOf = () => KeyPair.create('user').publicKey;
+const refusal = (code: string) => expect.objectContaining({ code });
+
+test('credentials let a host publish as itself, and are cut off at once when they are revoked', async () => {
+  const { status, body } = await ask<Enrolled>('POST', 'enrolments', {
+    host: 'web.1',
+    mode: 'credentials',
+    ttl: '24h',
+  });
+  expect({ status, body }).toMatchObject({ status: 200, body: { tenant: 'default', host: 'web.1' } });
+  expect(body.expires).toBeGreaterThan(Date.now() + 23 * 3_600_000);
+  const connection = await client(body.credentials ?? '', 'default', 'web_1');
+  await expect(jetstream(connection).publish('fr.v1.default.frame.web_1', 'x')).resolves.toMatchObject({ seq: 1 });
+  await expect(jetstream(connection).publish('fr.v1.default.frame.other', 'x')).rejects.toThrow(
+    /Permissions Violation/,
+  );
+
+  const listed = await ask<Credentials>('GET', 'credentials');
+  expect(listed.body.credentials).toMatchObject([
+    { host: 'web.1', by: 'anonymous', byCode: false, expires: body.expires, revoked: null },
+  ]);
+  expect(JSON.stringify(listed.body)).not.toContain(readCredentials(body.credentials ?? '').key.seed);
+
+  const began = performance.now();
+  expect(await ask('DELETE', 'credentials/web.1')).toEqual({ status: 200, body: { revoked: 1 } });
+  expect(await connection.closed()).toBeInstanceOf(Error);
+  expect(performance.now() - began).toBeLessThan(5000);
+  await expect(client(body.credentials ?? '', 'default', 'web_1')).rejects.toThrow(/authorization violation/i);
+  expect((await ask<Credentials>('GET', 'credentials')).body.credentials).toMatchObject([
+    { revoked: expect.any(Number) },
+  ]);
+
+  // It stays so when the server starts again, and new ones are as good.
+  await nats.server.restart();
+  await expect(client(body.credentials ?? '', 'default', 'web_1')).rejects.toThrow(/authorization violation/i);
+  await expect.poll(() => log.connection.rtt().then(() => 'there', String), { timeout: 20_000 }).toBe('there');
+  const { credentials } = await enrolment.credentials(wish('web.1'));
+  await (await client(credentials ?? '', 'default', 'web_1')).flush();
+});
+
+test('a code gives credentials once, whoever asks how often at the same time', async () => {
+  const { code = '' } = await enrolment.code(wish('web-2'));
+  const answers = await Promise.allSettled(
+    Array.from({ length: 8 }, (_, index) => enrolment.claim({ code, publicKey: keyOf() }, `10.0.0.${index}`)),
+  );
+  expect(answers.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+  for (const answer of answers)
+    if (answer.status === 'rejected') expect(answer.reason).toEqual(refusal('code_refused'));
+  expect(await enrolment.list('default')).toContainEqual(expect.objectContaining({ host: 'web-2', byCode: true }));
+  // Nothing in the bucket is the code.
+  const bucket = await log.buckets.open(enrolmentBucket);
+  for await (const key of await bucket.keys()) {
+    expect(key).not.toContain(code);
+    expect((await bucket.get(key))?.string()).not.toContain(code.split(':')[1]);
+  }
+});
+
+test('a code is for its tenant alone, for an hour, and not to be guessed', async () => {
+  const { code = '' } = await enrolment.code(wish('web-3', 'acme'));
+  const publicKey = keyOf();
+  const tries: string[] = [code.replace('acme', 'default'), `${code}A`, code.slice(0, -1), '', 'acme:', '*:*', 'a.>:x'];
+  for (const wrong of tries)
+    await expect(enrolment.claim({ code: wrong, publicKey }, '10.0.1.1')).rejects.toEqual(refusal('code_refused'));
+  await expect(enrolment.claim({ code, publicKey: 'x' }, '10.0.1.1')).rejects.toEqual(refusal('bad_value'));
+  for (let count = tries.length; count < codeFailures.count; count++)
+    await expect(enrolment.claim({ code: 'x', publicKey }, '10.0.1.1')).rejects.toEqual(refusal('code_refused'));
+  await expect(enrolment.claim({ code, publicKey }, '10.0.1.1')).rejects.toEqual(refusal('too_many_claims'));
+  // Others are not in the way of whoever has the right one.
+  expect(await enrolment.claim({ code, publicKey }, '10.0.1.2')).toMatchObject({ tenant: 'acme', host: 'web-3' });
+
+  const late = await enrolment.code(wish('web-4', 'acme'));
+  try {
+    ahead_ms = codeMilliseconds + 1;
+    const asked = enrolment.claim({ code: late.code ?? '', publicKey }, '10.0.1.1');
+    await expect(asked).rejects.toEqual(refusal('code_refused'));
+  } finally {
+    ahead_ms = 0;
+  }
+});
+
+test("a tenant sees and revokes its own hosts' credentials alone", async () => {
+  await enrolment.credentials(wish('db-1', 'acme'));
+  const { credentials = '' } = await enrolment.credentials(wish('db-1', 'globex'));
+  const connection = await client(credentials, 'globex', 'db-1');
+  expect((await enrolment.list('globex')).map(({ host }) => host)).toEqual(['db-1']);
+  await expect(enrolment.revoke('globex', 'web-3')).rejects.toEqual(refusal('credentials_not_found'));
+  for (const wrong of ['*', '>', 'a b', '', '../x', 'x'.repeat(200)])
+    await expect(enrolment.revoke('globex', wrong)).rejects.toEqual(refusal('bad_value'));
+  expect(await enrolment.revoke('acme', 'db-1')).toBe(1);
+  await connection.flush();
+  await expect(jetstream(connection).publish('fr.v1.acme.frame.db-1', 'x')).rejects.toThrow(/Permissions Violation/);
+});
+
+test('revocations of several collectors at once are all kept', async () => {
+  const issuer = readIssuer(join(nats.folder, 'issuer.json'));
+  const others = await Promise.all(
+    Array.from({ length: 3 }, () => Enrolment.open({ log, issuer, nats: nats.collector, clock })),
+  );
+  const hosts = others.map((_, index) => `many-${index}`);
+  const made = await Promise.all(hosts.map((host) => enrolment.credentials(wish(host))));
+  await Promise.all(others.map((other, index) => other.revoke('default', hosts[index] ?? '')));
+  for (const [index, { credentials = '' }] of made.entries())
+    await expect(client(credentials, 'default', hosts[index] ?? '')).rejects.toThrow(/authorization violation/i);
+});
+
+test('what can not be is said', async () => {
+  for (const [body, words] of [
+    [{ host: 'a b', mode: 'code' }, /host.*letters, digits/],
+    [{ host: 'a', mode: 'code', ttl: '1s' }, /ttl.*1m to 3650d/],
+    [{ host: 'a', mode: 'code', ttl: 'x' }, /ttl.*1m to 3650d/],
+    [{ host: 'a', mode: 'other' }, /mode/],
+    [{ mode: 'code' }, /host/],
+    [[], /object/],
+  ] as const) {
+    const answer = await ask<{ detail: string }>('POST', 'enrolments', body);
+    expect(answer).toMatchObject({ status: 400, body: { detail: expect.stringMatching(words) } });
+  }
+  expect(await ask('POST', 'enrolments/claim', { code: 'x', publicKey: keyOf() })).toMatchObject({ status: 403 });
+  expect(await ask('DELETE', 'credentials/nobody')).toMatchObject({ status: 404 });
+  const wrong = join(folder, 'wrong.json');
+  writeFileSync(wrong, '{"agentsAccount": "A"}');
+  expect(() => readIssuer(wrong)).toThrow(/wrong\.json has no keys to issue with: it has no agentsSeed/);
+  expect(() => readIssuer(join(folder, 'none'))).toThrow(/none has no keys to issue with: ENOENT/);
+});
+
+test('fleetreel enroll and fleetreel-agent enroll bring a host in, and fleetreel credentials shuts it out', async () => {
+  const file = await cli('enroll', 'box-1', '--ttl', '1h');
+  expect(file).toMatchObject({
+    code: 0,
+    out: expect.stringMatching(/^box-1\.creds has the credentials of box-1 \(tenant default\), valid until 20/),
+  });
+  expect(statSync(join(folder, 'box-1.creds')).mode & 0o777).toBe(0o600);
+  expect(readCredentials(readFileSync(join(folder, 'box-1.creds'), 'utf8')).claims.name).toBe('box-1');
+  expect(await cli('enroll', 'box-1')).toMatchObject({ code: 1, err: expect.stringContaining('is there already') });
+
+  const made = await cli('enroll', 'box-2', '--code');
+  expect(made).toMatchObject({ code: 0, out: expect.stringMatching(/^default:[\w-]{27}\n$/) });
+  const path = join(folder, 'box-2.creds');
+  const fetched = await agent(['enroll', '--url', url, '--nats-credentials', path], made.out);
+  expect(fetched).toMatchObject({
+    code: 0,
+    out: expect.stringContaining(`has the credentials of box-2 (tenant default)`),
+  });
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  const again = await agent(['enroll', '--url', url, '--nats-credentials', join(folder, 'x.creds')], made.out);
+  expect(again).toMatchObject({
+    code: 1,
+    err: expect.stringContaining('The code is wrong, was used, or has expired.'),
+  });
+  expect(() => statSync(join(folder, 'x.creds'))).toThrow();
+  const plain = await agent(['enroll', '--url', 'http://192.0.2.1:7600'], made.out);
+  expect(plain).toMatchObject({ code: 2, err: expect.stringContaining('whoever listens could use the code first') });
+  expect(await agent(['enroll', '--url', url])).toMatchObject({
+    code: 2,
+    err: expect.stringContaining('There is no code'),
+  });
+
+  const running = await startProgram(
+    'packages/agent/src/main.ts',
+    [
+      'run',
+      '--nats-url',
+      nats.server.url,
+      '--nats-credentials',
+      path,
+      '--interval',
+      '1s',
+      '--data',
+      join(folder, 'data'),
+    ],
+    {},
+  );
+  onTestFinished(async () => void (await running.kill()));
+  await running.line(/"host":"box-2","msg":"the name is ours"/, 30_000);
+  expect(await cli('credentials', '--revoke', 'box-2')).toMatchObject({
+    code: 0,
+    out: '1 credentials of box-2 are revoked.\n',
+  });
+  await running.line(/they were revoked, or are of another installation.*NATS refuses this agent/, 30_000);
+  const table = await cli('credentials');
+  expect(table.out).toMatch(/box-2 +revoked .* anonymous \(code\)/);
+  expect(table.out).toMatch(/box-1 +valid /);
+  // It goes on sampling, and is back as soon as it has others.
+  const { credentials = '' } = await enrolment.credentials(wish('box-2'));
+  writeFileSync(path, credentials);
+  await running.line(/connected again/, 30_000);
+});

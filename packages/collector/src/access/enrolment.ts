@@ -1,0 +1,305 @@
+// Agents get credentials, at once or for a code, and lose them again. What was issued is kept in a bucket; the seeds of agents are not.
+import { createHash, randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { token } from '@fleetreel/proto';
+import { durationMilliseconds } from '@fleetreel/proto/duration';
+import { ApiError, clip } from '@fleetreel/proto/errors';
+import type { ClaimedEnrolment, Enrolled, IssuedCredentials } from '@fleetreel/proto/http';
+import type { NatsSettings } from '@fleetreel/proto/nats_access';
+import { credentialsText, isPublicKey, KeyPair } from '@fleetreel/proto/nats_jwt';
+import { agentToken, type Issuer } from '@fleetreel/proto/nats_keys';
+import { SettingsError } from '@fleetreel/proto/settings';
+import { JetStreamApiError, StorageType } from '@nats-io/jetstream';
+import type { KV } from '@nats-io/kv';
+import { Accounts } from '#access/accounts.ts';
+import { networkOf } from '#access/throttle.ts';
+import type { Clock } from '#clock.ts';
+import { codeFailures, codeMilliseconds, codesMax, credentialsListedMilliseconds } from '#limits.ts';
+import type { Log } from '#log/connect.ts';
+
+/** The bucket of codes and of what was issued. */
+export const enrolmentBucket = 'enrolment';
+
+/** What is wanted. */
+export type Wish = {
+  /** As it is in subjects. */
+  tenant: string;
+  /** The host's name, with its dots. */
+  host: string;
+  /** How long its credentials are valid; absent: until they are revoked. */
+  ttl?: string | undefined;
+  /** Who asks. */
+  by: string;
+};
+
+/** Of a code: what it is for. Only its digest is kept, as its key. */
+type Code = { tenant: string; host: string; ttl_ms: number | null; by: string; expires: number };
+/** What was issued; times are UTC, milliseconds since 1970. */
+type Stored = {
+  host: string;
+  by: string;
+  byCode: boolean;
+  issued: number;
+  expires: number | null;
+  revoked: number | null;
+};
+type Found = { key: string; revision: number; tenant: string; publicKey: string; stored: Stored };
+
+export type EnrolmentOptions = { log: Log; issuer: Issuer; nats: NatsSettings; clock: Clock; replicas?: number };
+
+export class Enrolment {
+  readonly #issuer: Issuer;
+  readonly #accounts: Accounts;
+  readonly #bucket: KV;
+  readonly #clock: Clock;
+  readonly #failures: Failures;
+
+  private constructor({ issuer, nats, clock }: EnrolmentOptions, bucket: KV) {
+    this.#issuer = issuer;
+    this.#accounts = new Accounts(issuer, nats, clock);
+    this.#bucket = bucket;
+    this.#clock = clock;
+    this.#failures = new Failures(clock);
+  }
+
+  static async open(options: EnrolmentOptions): Promise<Enrolment> {
+    const { log, replicas = 1 } = options;
+    // A code that nobody has used goes by itself.
+    const settings = { history: 1, storage: StorageType.File, replicas, markerTTL: codeMilliseconds };
+    return new Enrolment(options, await log.buckets.create(enrolmentBucket, settings));
+  }
+
+  /** Gives a host credentials. @throws ApiError bad_value */
+  async credentials(wish: Wish): Promise<Enrolled> {
+    const { tenant, host, ttl_ms } = checked(wish);
+    const { publicKey, seed } = KeyPair.create('user');
+    const { jwt, expires } = await this.#issue({ tenant, host, publicKey, ttl_ms, by: wish.by, byCode: false });
+    return { tenant, host, credentials: credentialsText(jwt, seed), expires };
+  }
+
+  /** Gives a code with which a host's agent fetches its own. @throws ApiError bad_value, too_many_codes */
+  async code(wish: Wish): Promise<Enrolled> {
+    const { tenant, host, ttl_ms } = checked(wish);
+    let waiting = 0;
+    for await (const _ of await this.#bucket.keys(`code.${tenant}.*`)) waiting++;
+    if (waiting >= codesMax) throw new ApiError('too_many_codes', { most: codesMax });
+    const code = randomBytes(20).toString('base64url');
+    const expires = this.#now() + codeMilliseconds;
+    const kept: Code = { tenant, host, ttl_ms, by: wish.by, expires };
+    await this.#bucket.create(codeKey(tenant, code), JSON.stringify(kept), `${codeMilliseconds / 1000}s`);
+    // The tenant leads to the digest, and is no secret.
+    return { tenant, host, code: `${tenant}:${code}`, expires };
+  }
+
+  /**
+   * Credentials for a code, once.
+   * @param publicKey of the agent, who keeps its seed
+   * @param address from where it is asked
+   * @throws ApiError code_refused, too_many_claims, bad_value
+   */
+  async claim(given: { code: string; publicKey: string }, address: string): Promise<ClaimedEnrolment> {
+    this.#failures.check(address);
+    if (!isPublicKey('user', given.publicKey))
+      throw new ApiError('bad_value', {
+        parameter: 'publicKey',
+        value: clip(given.publicKey),
+        expected: 'the public key of a user of NATS',
+      });
+    const kept = await this.#use(given.code);
+    if (kept === undefined) {
+      this.#failures.add(address);
+      throw new ApiError('code_refused');
+    }
+    const { tenant, host, ttl_ms, by } = kept;
+    const { jwt, expires } = await this.#issue({ tenant, host, publicKey: given.publicKey, ttl_ms, by, byCode: true });
+    return { tenant, host, jwt, expires };
+  }
+
+  /** What was issued to hosts of a tenant, the newest first. */
+  async list(tenant: string): Promise<IssuedCredentials[]> {
+    const found = await this.#found(`credentials.${tenant}.>`);
+    const oldest = this.#now() - credentialsListedMilliseconds;
+    return found
+      .filter(({ stored: { expires, revoked } }) => Math.min(expires ?? Infinity, revoked ?? Infinity) > oldest)
+      .map(({ publicKey, stored }) => ({ ...stored, publicKey }))
+      .sort((a, b) => b.issued - a.issued);
+  }
+
+  /** Takes back all credentials of a host; returns how many were valid. @throws ApiError credentials_not_found, log_unavailable */
+  async revoke(tenant: string, host: string): Promise<number> {
+    const now = this.#now();
+    const name = hostToken(host);
+    const own = await this.#found(`credentials.${tenant}.${name}.*`);
+    const valid = own.filter(({ stored: { expires, revoked } }) => revoked === null && (expires ?? Infinity) > now);
+    if (!own.some(({ stored: { expires } }) => (expires ?? Infinity) > now))
+      throw new ApiError('credentials_not_found', { value: clip(host) });
+    for (const { key, revision, stored } of valid)
+      await this.#bucket.update(key, JSON.stringify({ ...stored, revoked: now }), revision);
+    // Also those that were marked before: whoever did may have failed at this.
+    await this.#tell();
+    return valid.length;
+  }
+
+  /** Tells the servers of everything that is revoked and would be valid otherwise. */
+  async #tell(): Promise<void> {
+    const now = this.#now();
+    const all = await this.#found('credentials.>');
+    try {
+      await this.#accounts.revoke((before) => {
+        const known = new Set(all.map(({ publicKey }) => publicKey));
+        // What was revoked by other means stays so.
+        const others = Object.entries(before).filter(([key]) => !known.has(key));
+        const ours = all
+          .filter(({ stored: { expires, revoked } }) => revoked !== null && (expires ?? Infinity) > now)
+          .map(({ publicKey, stored: { revoked } }) => [publicKey, Math.ceil((revoked ?? now) / 1000)] as const);
+        return Object.fromEntries([...others, ...ours]);
+      });
+    } catch (cause) {
+      throw new ApiError('log_unavailable', { reason: (cause as Error).message }, { cause });
+    }
+  }
+
+  async #issue(given: {
+    tenant: string;
+    host: string;
+    publicKey: string;
+    ttl_ms: number | null;
+    by: string;
+    byCode: boolean;
+  }): Promise<{ jwt: string; expires: number | null }> {
+    const { tenant, host, publicKey, ttl_ms, by, byCode } = given;
+    const now = this.#now();
+    const name = hostToken(host);
+    const [issued_s, expires_s] = [
+      Math.floor(now / 1000),
+      ttl_ms === null ? undefined : Math.ceil((now + ttl_ms) / 1000),
+    ];
+    const jwt = agentToken(this.#issuer, { tenant, host: name, name: host, publicKey, issued_s, expires_s });
+    const expires = expires_s === undefined ? null : expires_s * 1000;
+    const stored: Stored = { host, by, byCode, issued: now, expires, revoked: null };
+    // Before anybody has it: what is not known could not be revoked.
+    await this.#bucket.create(`credentials.${tenant}.${name}.${publicKey}`, JSON.stringify(stored));
+    await this.#forgetOld(tenant, name);
+    return { jwt, expires };
+  }
+
+  /** Those of a host that nobody can use any more, and nobody asks for. */
+  async #forgetOld(tenant: string, name: string): Promise<void> {
+    const oldest = this.#now() - credentialsListedMilliseconds;
+    for (const { key, stored } of await this.#found(`credentials.${tenant}.${name}.*`))
+      if (stored.expires !== null && stored.expires < oldest) await this.#bucket.purge(key);
+  }
+
+  /** What a code is for; it can't be used again. Undefined where it is none. */
+  async #use(text: string): Promise<Code | undefined> {
+    const [, tenant, code] = /^([A-Za-z0-9_-]{1,128}):([\w-]{27})$/.exec(text.trim()) ?? [];
+    if (tenant === undefined || code === undefined) return undefined;
+    const key = codeKey(tenant, code);
+    const entry = await this.#bucket.get(key);
+    if (entry?.operation !== 'PUT') return undefined;
+    const kept = entry.json<Code>();
+    if (kept.expires <= this.#now()) return undefined;
+    try {
+      await this.#bucket.delete(key, { previousSeq: entry.revision });
+    } catch (cause) {
+      // Somebody else was faster.
+      if (cause instanceof JetStreamApiError && cause.code === wrongRevision) return undefined;
+      throw cause;
+    }
+    return kept;
+  }
+
+  async #found(filter: string): Promise<Found[]> {
+    const keys: string[] = [];
+    for await (const key of await this.#bucket.keys(filter)) keys.push(key);
+    const found: Found[] = [];
+    for (const key of keys) {
+      const entry = await this.#bucket.get(key);
+      const [, tenant = '', , publicKey = ''] = key.split('.');
+      if (entry?.operation === 'PUT')
+        found.push({ key, revision: entry.revision, tenant, publicKey, stored: entry.json<Stored>() });
+    }
+    return found;
+  }
+
+  #now(): number {
+    return this.#clock.now_us() / 1000;
+  }
+}
+
+/** Code of JetStream: somebody else wrote the key since it was read. */
+const wrongRevision = 10071;
+
+const codeKey = (tenant: string, code: string): string =>
+  `code.${tenant}.${createHash('sha256').update(code).digest('hex')}`;
+
+/** @throws ApiError bad_value */
+function hostToken(host: string): string {
+  try {
+    return token('host', host);
+  } catch (cause) {
+    const expected = 'letters, digits, "-", "_" and ".", at most 128, beginning and ending with a letter or digit';
+    throw new ApiError('bad_value', { parameter: 'host', value: clip(host), expected }, { cause });
+  }
+}
+
+/** The shortest and the longest time for which credentials are valid, milliseconds, if they expire at all. */
+const ttlMilliseconds = { min: 60_000, max: 10 * 365 * 86_400_000 } as const;
+
+/** @throws ApiError bad_value */
+function checked({ tenant, host, ttl }: Wish): { tenant: string; host: string; ttl_ms: number | null } {
+  hostToken(host);
+  const ttl_ms = ttl === undefined || ttl === '' ? null : (durationMilliseconds(ttl) ?? 0);
+  if (ttl_ms !== null && (ttl_ms < ttlMilliseconds.min || ttl_ms > ttlMilliseconds.max))
+    throw new ApiError('bad_value', {
+      parameter: 'ttl',
+      value: clip(ttl ?? ''),
+      expected: 'a duration of 1m to 3650d such as 24h, or leave it out',
+    });
+  return { tenant, host, ttl_ms };
+}
+
+/** Codes that were refused of late, by the address that showed them. */
+class Failures {
+  readonly #clock: Clock;
+  readonly #addresses = new Map<string, number>();
+  #since_ms: number;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.#since_ms = clock.monotonic_ms();
+  }
+
+  /** @throws ApiError too_many_claims */
+  check(address: string): void {
+    const past_ms = this.#clock.monotonic_ms() - this.#since_ms;
+    if (past_ms >= codeFailures.milliseconds) {
+      this.#addresses.clear();
+      this.#since_ms += past_ms;
+    } else if ((this.#addresses.get(networkOf(address)) ?? 0) >= codeFailures.count)
+      throw new ApiError('too_many_claims', { retryAfter: Math.ceil((codeFailures.milliseconds - past_ms) / 1000) });
+  }
+
+  add(address: string): void {
+    // Whoever has that many addresses is not kept from trying; guessing is as hopeless.
+    if (this.#addresses.size >= codeFailures.addresses) this.#addresses.clear();
+    const from = networkOf(address);
+    this.#addresses.set(from, (this.#addresses.get(from) ?? 0) + 1);
+  }
+}
+
+/** The keys in a file. @throws SettingsError */
+export function readIssuer(path: string): Issuer {
+  let issuer: Partial<Issuer>;
+  try {
+    issuer = JSON.parse(readFileSync(path, 'utf8')) as Partial<Issuer>;
+    for (const name of ['agentsAccount', 'agentsSeed', 'operatorSeed', 'systemCredentials'] as const)
+      if (typeof issuer[name] !== 'string') throw new RangeError(`it has no ${name}`);
+    for (const name of ['agentsSeed', 'operatorSeed'] as const) KeyPair.fromSeed(issuer[name] ?? '');
+  } catch (cause) {
+    // What a parser says repeats what it has read.
+    const why = cause instanceof SyntaxError ? 'it is no JSON' : (cause as Error).message;
+    throw new SettingsError(`nats.issuer: ${path} has no keys to issue with: ${why}.`, { cause });
+  }
+  return issuer as Issuer;
+}

@@ -1,0 +1,42 @@
+import type { EnrolmentHandlers } from '@fleetreel/proto/services';
+import { enrol, enrolmentOf } from '#api/enrolment.ts';
+import type { FaceParts } from '#api/faces.ts';
+import { unary, unaryPublic } from '#api/grpc/status.ts';
+
+export function enrolmentHandlers(parts: FaceParts): EnrolmentHandlers {
+  return {
+    Enrol: unary(parts, 'Enrolment/Enrol', async ({ host, ttl, code }, identity) => {
+      const {
+        credentials = '',
+        code: made = '',
+        expires,
+        ...who
+      } = await enrol(enrolmentOf(parts), identity, {
+        host,
+        ttl,
+        code,
+      });
+      return { ...who, credentials, code: made, expires_ms: expires ?? 0 };
+    }),
+    ClaimEnrolment: unaryPublic(parts, 'Enrolment/ClaimEnrolment', async ({ code, public_key }, peer) => {
+      const { expires, ...claimed } = await enrolmentOf(parts).claim({ code, publicKey: public_key }, peer);
+      return { ...claimed, expires_ms: expires ?? 0 };
+    }),
+    ListCredentials: unary(parts, 'Enrolment/ListCredentials', async (_, { tenant }) => {
+      const issued = await enrolmentOf(parts).list(tenant);
+      const credentials = issued.map((one) => ({
+        host: one.host,
+        public_key: one.publicKey,
+        issued_by: one.by,
+        by_code: one.byCode,
+        issued_ms: one.issued,
+        expires_ms: one.expires ?? 0,
+        revoked_ms: one.revoked ?? 0,
+      }));
+      return { credentials };
+    }),
+    RevokeCredentials: unary(parts, 'Enrolment/RevokeCredentials', async ({ host }, { tenant }) => ({
+      revoked: await enrolmentOf(parts).revoke(tenant, host),
+    })),
+  };
+}
