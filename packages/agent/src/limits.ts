@@ -109,20 +109,8 @@ export const describeMilliseconds = 3_600_000;
 /** How long after a tick the next one comes at least when the interval is changed: rates need some time between two samples. */
 export const changedTickMilliseconds = 500;
 
-/** How often an agent looks whether there are other settings for it than it was told: a message may be lost. */
-export const settingsMilliseconds = 3_600_000;
-
-/** How long an agent waits for an answer to that. */
+/** How long an agent waits for its settings when it asks for them. */
 export const settingsAnswerMilliseconds = 5000;
-
-/** Pauses after a failure to read them, doubled each time: a collector of a version before keeps none. */
-export const settingsRetryMilliseconds = { min: 1000, max: 60_000 } as const;
-
-/**
- * How often, and after which pauses, doubled each time, settings are read again that are not yet those that were announced: servers of a
- * cluster have them one after the other, and some are announced that another collector has overtaken.
- */
-export const settingsLate = { tries: 5, milliseconds: 100 } as const;
 
 /** The pause after a description that could not be made: a console without one shows only the name. */
 export const describeRetryMilliseconds = 60_000;

@@ -3,7 +3,14 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { agentsBucket, decodeFrame, decodeHostDescription, type HostDescription, hostKey } from '@fleetreel/proto';
+import {
+  agentsBucket,
+  decodeFrame,
+  decodeHostDescription,
+  type HostDescription,
+  hostKey,
+  republishOf,
+} from '@fleetreel/proto';
 import { type AgentSettings, pushedText, settingsDigest } from '@fleetreel/proto/agent_settings';
 import { decodeBatch } from '@fleetreel/proto/batch';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
@@ -47,7 +54,11 @@ afterAll(async () => {
 async function prepare(): Promise<void> {
   const manager = await jetstreamManager(connection);
   await manager.streams.add({ name: 'FRAMES', subjects: ['fr.v1.>'], storage: StorageType.File });
-  bucket = await new Kvm(connection).create(agentsBucket, { history: 1, storage: StorageType.File });
+  bucket = await new Kvm(connection).create(agentsBucket, {
+    history: 1,
+    storage: StorageType.File,
+    republish: republishOf(agentsBucket),
+  });
 }
 
 async function folder(): Promise<string> {
@@ -183,7 +194,11 @@ test('what was changed while NATS was away is taken when it is back; without a b
     },
   });
   await expect.poll(() => frame?.interval_ms, patience).toBe(1000);
-  const there = await new Kvm(own).create(agentsBucket, { history: 1, storage: StorageType.File });
+  const there = await new Kvm(own).create(agentsBucket, {
+    history: 1,
+    storage: StorageType.File,
+    republish: republishOf(agentsBucket),
+  });
   await there.put(hostKey('default', host), pushedText({ interval: '3s' }));
   await expect.poll(() => frame?.interval_ms, patience).toBe(3000);
   await other.restart();

@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { agentSettingsSubject, agentsBucket, type HostDescription, hostKey } from '@fleetreel/proto';
+import { agentsBucket, type HostDescription, hostKey } from '@fleetreel/proto';
 import {
   labelList,
   type Pushed,
@@ -12,12 +12,14 @@ import {
   tagsIn,
 } from '@fleetreel/proto/agent_settings';
 import { milliseconds } from '@fleetreel/proto/duration';
-import { type DirectStreamAPI, jetstreamManager } from '@nats-io/jetstream';
+import { jetstream } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import type { Settings } from '#config.ts';
-import { settingsAnswerMilliseconds, settingsLate, settingsMilliseconds, settingsRetryMilliseconds } from '#limits.ts';
-import { sentence, type Telemetry } from '#telemetry.ts';
+import { settingsAnswerMilliseconds } from '#limits.ts';
+import { followKey } from '#own_key.ts';
+import type { Telemetry } from '#telemetry.ts';
 
 /** What is in effect of what can be pushed. */
 export type Effect = {
@@ -62,11 +64,6 @@ export class PushedSettings {
   #effect: Effect;
   #pushed: Pushed = nothing;
   #digest = '';
-  /** Place in the bucket of what was read last. */
-  #revision = 0;
-  /** What was announced last. */
-  #announced: Uint8Array | undefined;
-  #wake = new AbortController();
 
   /** Begins with what was kept. */
   constructor(options: PushedOptions) {
@@ -110,72 +107,21 @@ export class PushedSettings {
   }
 
   /**
-   * Takes what is pushed over this connection until the signal: a message comes with each change. It is looked, too, at the beginning, after
-   * each reconnect, and from time to time.
+   * Takes what is pushed, over this connection, until the signal.
+   * @throws the signal's reason
    */
   async follow(connection: NatsConnection, signal: AbortSignal): Promise<void> {
     const { settings, host, clock, telemetry } = this.#options;
     if (!settings.settings.remote) return;
-    const subject = agentSettingsSubject(settings.tenant, host);
-    const announcements = connection.subscribe(subject, {
-      callback: (error, message) => {
-        if (error) return telemetry.failed('settings that are pushed are not announced to this agent', error);
-        this.#announced = message.data;
-        this.#wake.abort();
-      },
-    });
-    const stop = () => this.#wake.abort();
-    signal.addEventListener('abort', stop, { once: true });
-    const { direct } = await jetstreamManager(connection, { checkAPI: false, timeout: settingsAnswerMilliseconds });
-    let retry_ms: number = settingsRetryMilliseconds.min;
-    let said = '';
-    while (!signal.aborted) {
-      this.#wake = new AbortController();
-      let pause_ms: number = settingsMilliseconds;
-      try {
-        await this.#look(direct, subject, signal);
-        retry_ms = settingsRetryMilliseconds.min;
-        said = '';
-      } catch (cause) {
-        if (signal.aborted) break;
-        // Those that were kept stay in effect.
-        if (sentence(cause) !== said) telemetry.failed('settings that are pushed can not be read; trying again', cause);
-        said = sentence(cause);
-        pause_ms = retry_ms;
-        retry_ms = Math.min(retry_ms * 2, settingsRetryMilliseconds.max);
-      }
-      // However often they are changed, other work is done between.
-      await clock.sleep(settingsLate.milliseconds, signal).catch(() => undefined);
-      await clock.sleep(pause_ms, this.#wake.signal).catch(() => undefined);
-    }
-    signal.removeEventListener('abort', stop);
-    announcements.unsubscribe();
-  }
-
-  /** There is a connection again: changes may have been announced meanwhile. */
-  reconnected(): void {
-    this.#wake.abort();
-  }
-
-  /** @throws when they can't be read */
-  async #look(direct: DirectStreamAPI, subject: string, signal: AbortSignal): Promise<void> {
-    const announced = this.#announced;
-    for (let tries = 1; ; tries++) {
-      const message = await direct.getMessage(`KV_${agentsBucket}`, { last_by_subj: subject });
-      const isThere = message !== null && message.header.get('KV-Operation') === '';
-      const pushed = isThere ? message.data : undefined;
-      const revision = message?.seq ?? 0;
-      const isOld =
-        revision < this.#revision || (announced !== undefined && !isSame(announced, message?.data ?? new Uint8Array()));
-      if (isOld && tries < settingsLate.tries) {
-        await this.#options.clock.sleep(settingsLate.milliseconds * 2 ** (tries - 1), signal);
-        continue;
-      }
-      if (announced === this.#announced) this.#announced = undefined;
-      this.#revision = revision;
-      await this.#take(pushed);
-      return;
-    }
+    const key = hostKey(settings.tenant, host);
+    // As it is, without asking what it is like: that is not for a host to know.
+    const buckets = new Kvm(jetstream(connection, { checkAPI: false, timeout: settingsAnswerMilliseconds }));
+    const kv = await buckets.open(agentsBucket, { allow_direct: true });
+    // Those that were kept stay in effect.
+    const failed = (cause: unknown) =>
+      telemetry.failed('settings that are pushed can not be read; trying again', cause);
+    for await (const entry of followKey({ connection, kv, bucket: agentsBucket, key, clock, failed }, signal))
+      await this.#take(entry?.operation === 'PUT' ? entry.value : undefined);
   }
 
   async #take(pushed: Uint8Array | undefined): Promise<void> {
@@ -251,7 +197,5 @@ export class PushedSettings {
     await rename(beside, this.#file);
   }
 }
-
-const isSame = (one: Uint8Array, other: Uint8Array): boolean => Buffer.compare(one, other) === 0;
 
 const shown = ({ off, ...effect }: Effect): string => JSON.stringify({ ...effect, off: [...off].sort() });

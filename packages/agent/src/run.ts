@@ -244,7 +244,9 @@ class Holding {
     this.#keepDescribed();
     this.#agent.pushed
       .follow(connection, signal)
-      .catch((cause: unknown) => telemetry.failed('settings that are pushed are not followed', cause));
+      .catch(
+        (cause: unknown) => signal.aborted || telemetry.failed('settings that are pushed are not followed', cause),
+      );
     return await name.lost(signal);
   }
 
@@ -266,7 +268,6 @@ class Holding {
         this.#denial = undefined;
         telemetry.reconnected(connection.getServer());
         this.#publisher.reconnected();
-        this.#agent.pushed.reconnected();
       } else if (status.type !== 'error') continue;
       else if (isDenial(status.error)) void this.#denied(status.error);
       else telemetry.failed('NATS reports an error', status.error);

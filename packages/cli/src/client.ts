@@ -2,6 +2,11 @@
 
 import { printable } from '@fleetreel/deploy/local/printable';
 import type {
+  Agents as AgentPage,
+  AgentSettingsChange,
+  AgentSettingsPage,
+  AgentState,
+  AgentTarget,
   Coverage,
   Credentials,
   DeadLetter,
@@ -17,6 +22,9 @@ import type {
   Series,
 } from '@fleetreel/proto/http';
 import {
+  Agents,
+  type AgentTargetMessage,
+  type ChangeAgentSettingsRequest,
   type DeadLetterChoice,
   type DeadLetterFilter,
   type DeadLetterMessage,
@@ -84,6 +92,7 @@ export class Collector implements Disposable {
   readonly #query: InstanceType<typeof Query>;
   readonly #live: InstanceType<typeof Live>;
   readonly #dead: InstanceType<typeof DeadLetters>;
+  readonly #agents: InstanceType<typeof Agents>;
   readonly #replay: InstanceType<typeof Replay>;
   readonly #enrolment: InstanceType<typeof Enrolment>;
 
@@ -93,6 +102,7 @@ export class Collector implements Disposable {
     this.#query = new Query(address, credentials.createInsecure(), options);
     this.#live = new Live(address, credentials.createInsecure(), options);
     this.#dead = new DeadLetters(address, credentials.createInsecure(), options);
+    this.#agents = new Agents(address, credentials.createInsecure(), options);
     this.#replay = new Replay(address, credentials.createInsecure(), options);
     this.#enrolment = new Enrolment(address, credentials.createInsecure(), options);
   }
@@ -183,6 +193,42 @@ export class Collector implements Disposable {
             values: values.map(present),
           })),
         });
+      });
+    });
+  }
+
+  /** Agents with the settings that are wanted of them, and those in effect. @throws CallError */
+  agents(): Promise<AgentPage> {
+    return new Promise((resolve, reject) => {
+      this.#agents.ListAgents({}, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          agents: answer.agents.map(({ in_effect, state, ...agent }) => ({
+            ...agent,
+            state: state as AgentState['state'],
+            inEffect: in_effect,
+          })),
+        });
+      });
+    });
+  }
+
+  /** What is wanted of agents, by target, and what can be. @throws CallError */
+  agentSettings(): Promise<AgentSettingsPage> {
+    return new Promise((resolve, reject) => {
+      this.#agents.ListAgentSettings({}, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({ targets: answer.targets.map(targetOf), settings: answer.settings });
+      });
+    });
+  }
+
+  /** Changes what is wanted of a target. @throws CallError */
+  changeAgentSettings(change: ChangeAgentSettingsRequest): Promise<AgentSettingsChange> {
+    return new Promise((resolve, reject) => {
+      this.#agents.ChangeAgentSettings(change, this.#options(), (error, answer) => {
+        if (error || !answer?.target) return reject(this.#error(error));
+        resolve({ target: targetOf(answer.target), changed: answer.changed });
       });
     });
   }
@@ -367,6 +413,7 @@ export class Collector implements Disposable {
     this.#query.close();
     this.#live.close();
     this.#dead.close();
+    this.#agents.close();
     this.#replay.close();
     this.#enrolment.close();
   }
@@ -419,6 +466,12 @@ const outcomeOf = ({ done, failed, before }: DeadLetterOutcomeMessage): DeadLett
   done,
   failed: failed.map(({ sequence, reason }) => ({ sequence: Number(sequence), reason })),
   before: Number(before) || null,
+});
+
+const targetOf = ({ time_us, revision, ...target }: AgentTargetMessage): AgentTarget => ({
+  ...target,
+  revision: Number(revision),
+  time: Number(time_us) / 1000 || null,
 });
 
 type GrpcRow = {

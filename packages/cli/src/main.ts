@@ -10,6 +10,7 @@ enableCompileCache();
 
 /** Loaded when they are called: the launcher needs no client, and a client no launcher. */
 const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  agents: async () => (await import('#commands/agents.ts')).agents,
   'dead-letters': async () => (await import('#commands/dead_letters.ts')).deadLetters,
   credentials: async () => (await import('#commands/credentials.ts')).credentials,
   enroll: async () => (await import('#commands/enroll.ts')).enroll,

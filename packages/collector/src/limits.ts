@@ -156,3 +156,18 @@ export const linkMilliseconds = { first: 24 * 3_600_000, invite: 72 * 3_600_000,
 export const usedMilliseconds = 60_000;
 /** How often what has expired is removed, milliseconds. */
 export const accessTidyMilliseconds = 10 * 60_000;
+/** Targets of settings in a tenant: one for each host of the largest fleet. */
+export const targetsMax = 10_000;
+/** Bytes of what is wanted of one target: all of its settings with their longest values. */
+export const targetBytesMax = 64 * 1024;
+/** Settings of hosts that are written at once: a change for all is written in seconds, and other work is done beside it. */
+export const pushedWritesMax = 32;
+/** How often a change is tried anew because another collector, or somebody else, was faster. */
+export const settingsTriesMax = 5;
+/** How long it takes until what another collector has written is known here, milliseconds: a message of the log is here in one. */
+export const settingsKnownMilliseconds = 20;
+/**
+ * How long after somebody else wrote an agent's settings they are compared with what is wanted, and how long after they were written last,
+ * milliseconds: another collector may know something newer, and one of another version may never agree.
+ */
+export const pushedRepairMilliseconds = { first: 1000, again: 5000 } as const;

@@ -15,11 +15,13 @@ import { Bounds } from '#ingest/watch.ts';
 import { retryMilliseconds, stopMilliseconds } from '#limits.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
+import { AgentSettings } from '#log/agent_settings.ts';
 import { connectLog, type Log, openLog } from '#log/connect.ts';
 import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { listStores, removeStore } from '#log/stores.ts';
 import { keepLog, type LogSettings } from '#log/stream.ts';
+import { Agents } from '#query/agents.ts';
 import { Query } from '#query/query.ts';
 import { Replays } from '#replay/replays.ts';
 import { execute, StatementError } from '#store/admin.ts';
@@ -81,6 +83,8 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => registry.close());
     await access.open(log);
     closing.push(() => access.close());
+    const agentSettings = await AgentSettings.open({ log, registry, telemetry, clock });
+    closing.push(() => agentSettings.close());
     const newest = await Newest.open(log, clock);
     closing.push(() => newest.close());
     const reader = new Reader(settings.questdb);
@@ -94,7 +98,8 @@ async function run(settings: Settings): Promise<number> {
     const replays = new Replays({ log, reader, clock, telemetry });
     const { replicas } = settings.log;
     const enrolment = issuer && (await Enrolment.open({ log, issuer, nats: settings.nats, clock, replicas }));
-    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, enrolment });
+    const agents = new Agents(registry, agentSettings);
+    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, agents, enrolment });
 
     const tables = () => keepTables(settings.questdb, days, telemetry);
     await until(tables, 'questdb', telemetry, signal);

@@ -67,6 +67,11 @@ export class Telemetry {
     'result',
   ]);
   readonly #rollupSeconds = this.#counter('rollup_duration_seconds_total', 'Time spent filling roll-ups.');
+  readonly #pushed = this.#counter(
+    'agent_settings_pushed_total',
+    'Settings of agents that were put where they find them.',
+  );
+  readonly #unreadable = this.#counter('agent_settings_unreadable_total', 'Entries of settings that are none of ours.');
   readonly #replays = this.#gauge('replay_sessions', 'Replays and cursors that are open.', ['kind']);
   readonly #replayed = this.#counter('replay_frames_total', 'Frames sent to replays and cursors.');
   readonly #signIns = this.#counter('sign_ins_total', 'Tries to sign in, by their result.', ['result']);
@@ -199,6 +204,19 @@ export class Telemetry {
   ingestFailed(cause: unknown): void {
     this.#ingestErrors.inc();
     this.unusable('ingest', sentence(cause));
+  }
+
+  agentSettingsPushed(): void {
+    this.#pushed.inc();
+  }
+
+  agentSettingsUnreadable(entry: string, reason: string): void {
+    this.#unreadable.inc();
+    this.log.warn({ entry, reason }, 'an entry of the settings of agents can not be read; it is left out');
+  }
+
+  agentSettingsFailed(reason: string): void {
+    this.log.warn({ reason }, 'settings of agents could not be written; it is tried again');
   }
 
   /** A replay or a cursor was opened; returns what to call when it ends. */

@@ -7,10 +7,12 @@ import { Faces } from '#api/serve.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
+import { AgentSettings } from '#log/agent_settings.ts';
 import { connectLog, type Log } from '#log/connect.ts';
 import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog, type LogSettings } from '#log/stream.ts';
+import { Agents } from '#query/agents.ts';
 import { Query } from '#query/query.ts';
 import { Replays } from '#replay/replays.ts';
 import { Reader } from '#store/reader.ts';
@@ -95,7 +97,8 @@ export async function serveRooms(
   const replays = new Replays({ log, reader, clock, telemetry });
   await faces.access.open(log);
   closing.defer(() => faces.access.close());
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, enrolment });
+  const agents = new Agents(registry, closing.use(await AgentSettings.open({ log, registry, telemetry, clock })));
+  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, agents, enrolment });
   return { newest, query };
 }
 

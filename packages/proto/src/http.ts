@@ -648,10 +648,15 @@ export const AgentSettingsPage = Type.Object({
 export type AgentSettingsPage = Static<typeof AgentSettingsPage>;
 
 /** What `PUT agents/settings/{target}` takes. */
-export const AgentSettingsBody = Type.Object({
-  settings: settingsByKey('All settings that are wanted of the target from now on'),
-  revision: Type.Optional(Type.Integer({ description: 'The revision that this is a change of; any when absent' })),
-});
+export const AgentSettingsBody = Type.Object(
+  {
+    settings: settingsByKey('All settings that are wanted of the target from now on'),
+    revision: Type.Optional(
+      Type.Integer({ minimum: 0, description: 'The revision that this is a change of; any when absent' }),
+    ),
+  },
+  { additionalProperties: false },
+);
 export type AgentSettingsBody = Static<typeof AgentSettingsBody>;
 
 export const AgentSettingsChange = Type.Object({

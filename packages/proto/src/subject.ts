@@ -61,13 +61,6 @@ export const republishOf = (bucket: string): { src: string; dest: string } => ({
 
 /** What an agent's answers come under: a host may read only its own. */
 export const inboxPrefix = (tenant: string, host: string): string => `_INBOX_agent.${hostKey(tenant, host)}`;
-/** The subject of a host's settings: what is put into the bucket comes by it, and `agentSettingsRead` has what is there. */
-export const agentSettingsSubject = (tenant: string, host: string): string =>
-  `$KV.${agentsBucket}.${hostKey(tenant, host)}`;
-
-/** Whom an agent asks for its settings: JetStream, for the newest message of its own subject, and for no other. */
-export const agentSettingsRead = (tenant: string, host: string): string =>
-  `$JS.API.DIRECT.GET.KV_${agentsBucket}.${agentSettingsSubject(tenant, host)}`;
 
 /** The key of a host in every bucket: `<tenant>.<host>`. */
 export const hostKey = (tenant: string, host: string): string => `${token('tenant', tenant)}.${token('host', host)}`;

@@ -6,6 +6,7 @@ import type { Enrolment } from '#access/enrolment.ts';
 import type { Need } from '#access/identity.ts';
 import type { Hub } from '#live/hub.ts';
 import type { DeadLetters } from '#log/dead.ts';
+import type { Agents } from '#query/agents.ts';
 import type { Query } from '#query/query.ts';
 import type { Replays } from '#replay/replays.ts';
 import type { Telemetry } from '#telemetry.ts';
@@ -16,6 +17,7 @@ export type Rooms = {
   hub: Hub;
   deadLetters: DeadLetters;
   replays: Replays;
+  agents: Agents;
   /** None where there are no keys to issue credentials with. */
   enrolment?: Enrolment | undefined;
 };

@@ -60,8 +60,10 @@ export class Registry {
     return registry;
   }
 
-  list(tenant: string): RegistryEntry[] {
-    return [...this.#entries.values()].filter((entry) => entry.tenant === tenant);
+  /** The hosts of a tenant; of all when none is named. */
+  list(tenant?: string): RegistryEntry[] {
+    const all = [...this.#entries.values()];
+    return tenant === undefined ? all : all.filter((entry) => entry.tenant === tenant);
   }
 
   get(tenant: string, host: string): RegistryEntry | undefined {

@@ -22,8 +22,17 @@ export const streamName = 'FRAMES';
 /** Messages with one id are stored once within this time. */
 const duplicateWindowMilliseconds = 2 * 60_000;
 
-/** Key-value buckets: who holds a host's name, what is known of each host, what agents are told, and users with what gives them rights. */
-export const buckets = { claims: claimBucket, hosts: 'hosts', agents: agentsBucket, access: 'access' } as const;
+/**
+ * Key-value buckets: who holds a host's name, what is known of each host, what is wanted of agents and what each of them is told, and users
+ * with what gives them rights.
+ */
+export const buckets = {
+  claims: claimBucket,
+  hosts: 'hosts',
+  settings: 'settings',
+  agents: agentsBucket,
+  access: 'access',
+} as const;
 
 /** What hosts write to themselves: each tells of its own key what was stored, since a host may make no consumer. */
 const told: readonly string[] = [buckets.claims];

@@ -33,6 +33,9 @@ export const needs: Readonly<Record<string, Need>> = {
   '/fleetreel.v1.Enrolment/ClaimEnrolment': 'public',
   '/fleetreel.v1.Enrolment/ListCredentials': 'admin',
   '/fleetreel.v1.Enrolment/RevokeCredentials': 'admin',
+  '/fleetreel.v1.Agents/ListAgents': 'read',
+  '/fleetreel.v1.Agents/ListAgentSettings': 'read',
+  '/fleetreel.v1.Agents/ChangeAgentSettings': 'admin',
   // Whether it is well, and what the product's API is, has nothing of anybody's data in it.
   '/grpc.health.v1.Health/Check': 'public',
   '/grpc.health.v1.Health/List': 'public',

@@ -1,10 +1,20 @@
 // The gRPC face: the same questions and answers as over HTTP, with health and reflection.
-import { Access, DeadLetters, Enrolment, Live, packageDefinition, Query, Replay } from '@fleetreel/proto/services';
+import {
+  Access,
+  Agents,
+  DeadLetters,
+  Enrolment,
+  Live,
+  packageDefinition,
+  Query,
+  Replay,
+} from '@fleetreel/proto/services';
 import { logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Face, FaceParts } from '#api/faces.ts';
 import { ProtectedServer } from '#api/grpc/access.ts';
+import { agentHandlers } from '#api/grpc/agents.ts';
 import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
 import { enrolmentHandlers } from '#api/grpc/enrolment.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
@@ -38,6 +48,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   server.addService(Live.service, live.handlers);
   server.addService(DeadLetters.service, deadLetterHandlers(parts));
   server.addService(Enrolment.service, enrolmentHandlers(parts));
+  server.addService(Agents.service, agentHandlers(parts));
   const replay = replayHandlers(parts);
   server.addService(Replay.service, replay.handlers);
   server.addService(Access.service, accessHandlers(parts));
@@ -50,6 +61,7 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
     'fleetreel.v1.Enrolment',
     'fleetreel.v1.Replay',
     'fleetreel.v1.Access',
+    'fleetreel.v1.Agents',
   ];
   const health = new HealthImplementation();
   health.addToServer(server);

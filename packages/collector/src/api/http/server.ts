@@ -6,6 +6,7 @@ import type { TObject, TSchema } from 'typebox';
 import type { Need } from '#access/identity.ts';
 import type { Face, FaceParts } from '#api/faces.ts';
 import { protect } from '#api/http/access.ts';
+import { agentRoutes } from '#api/http/agents.ts';
 import type { App } from '#api/http/app.ts';
 import { catalogRoutes } from '#api/http/catalog.ts';
 import { compress } from '#api/http/compress.ts';
@@ -119,6 +120,7 @@ async function createApp(
       userAccessRoutes(api, parts);
       keyRoutes(api, parts);
       enrolmentRoutes(api, parts);
+      agentRoutes(api, parts);
     },
     { prefix: '/api/v1' },
   );
