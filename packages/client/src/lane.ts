@@ -77,7 +77,8 @@ export class Lane {
   #failures = 0;
   #isClosed = false;
   #isEnding = false;
-  #abort = new AbortController();
+  /** Those that are under way. One signal for all of them would keep what hangs on it in some versions of Node. */
+  readonly #requests = new Set<AbortController>();
   readonly #session = randomHex();
   #batches = 0;
   #given = 0;
@@ -163,8 +164,7 @@ export class Lane {
     this.#again.length = 0;
     this.#queue.take(Infinity, Infinity);
     this.#due = 0;
-    this.#abort.abort();
-    this.#abort = new AbortController();
+    for (const request of this.#requests) request.abort();
     this.#rest?.end();
     if (count > 0) this.#drop('closed', count);
   }
@@ -353,12 +353,15 @@ export class Lane {
 
   /** @returns nothing when the collector has taken the batch */
   async #post(batch: Batch, keepalive = false): Promise<FleetreelError | undefined> {
+    const request = new AbortController();
+    const timer = later(this.#transport.milliseconds, () => request.abort(new DOMException('', 'TimeoutError')));
+    this.#requests.add(request);
     try {
       const answer = await this.#transport.request(`/api/v1/${this.#kind}`, {
         method: 'POST',
         headers: { 'content-type': 'application/x-ndjson', 'idempotency-key': batch.id },
         body: `${batch.lines.map(({ text }) => text).join('\n')}\n`,
-        signal: this.#abort.signal,
+        signal: request.signal,
         keepalive,
       });
       // The status says it all; the rest is read so that the connection can be used again.
@@ -366,6 +369,9 @@ export class Lane {
       return undefined;
     } catch (error) {
       return error instanceof FleetreelError ? error : new ConnectionError(String(error));
+    } finally {
+      clearTimeout(timer);
+      this.#requests.delete(request);
     }
   }
 

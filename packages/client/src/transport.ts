@@ -6,7 +6,7 @@ type RequestOptions = {
   method: 'GET' | 'POST';
   headers?: Readonly<Record<string, string>>;
   body?: string;
-  /** Ends the request from outside. */
+  /** Ends the request; after the time that it may take by default. */
   signal?: AbortSignal;
   /** The browser goes on with it when the page is left. */
   keepalive?: boolean;
@@ -15,13 +15,11 @@ type RequestOptions = {
 export class Transport {
   /** Scheme, host and path, without a slash at the end. */
   readonly address: string;
+  /** That a request may take. */
+  readonly milliseconds: number;
   readonly #key: string;
-  readonly #milliseconds: number;
 
-  /**
-   * @param milliseconds that a request may take
-   * @throws ConfigurationError
-   */
+  /** @throws ConfigurationError */
   constructor(url: string, key: string, milliseconds: number) {
     this.address = addressOf(url);
     if (typeof key !== 'string' || key === '')
@@ -30,18 +28,18 @@ export class Transport {
     if (!/^[\x21-\x7e]+$/.test(key))
       throw new ConfigurationError('The key has characters that no key has: give it as it was shown, without spaces.');
     this.#key = key;
-    this.#milliseconds = milliseconds;
+    this.milliseconds = milliseconds;
   }
 
   /** @throws RequestError when the answer is no success, ConnectionError when there is none */
-  async request(path: string, { method, headers = {}, body, signal, keepalive }: RequestOptions): Promise<Response> {
-    const limit = AbortSignal.timeout(this.#milliseconds);
+  async request(path: string, { method, headers = {}, body, keepalive, ...given }: RequestOptions): Promise<Response> {
+    const signal = given.signal ?? AbortSignal.timeout(this.milliseconds);
     let answer: Response;
     try {
       answer = await fetch(`${this.address}${path}`, {
         method,
         headers: { ...headers, authorization: `Bearer ${this.#key}` },
-        signal: signal === undefined ? limit : AbortSignal.any([signal, limit]),
+        signal,
         // The key is all that is brought, and it is brought to nobody else.
         credentials: 'omit',
         redirect: 'manual',
@@ -50,7 +48,7 @@ export class Transport {
       });
       if (answer.ok) return answer;
     } catch (cause) {
-      throw this.#unreachable(cause, limit);
+      throw this.#unreachable(cause, signal);
     }
     throw await this.#refusal(answer);
   }
@@ -64,9 +62,9 @@ export class Transport {
     }
   }
 
-  #unreachable(cause: unknown, limit: AbortSignal): FleetreelError {
-    if (limit.aborted)
-      return new ConnectionError(`${this.address} did not answer within ${this.#milliseconds / 1000} s.`);
+  #unreachable(cause: unknown, signal: AbortSignal): FleetreelError {
+    if (signal.aborted && (signal.reason as Error).name === 'TimeoutError')
+      return new ConnectionError(`${this.address} did not answer within ${this.milliseconds / 1000} s.`);
     return new ConnectionError(`${this.address} can't be reached: ${this.#clean(reasonOf(cause))}.`);
   }
 
