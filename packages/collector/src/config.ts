@@ -84,6 +84,21 @@ const settings = Type.Object({
       description: 'How long the store keeps rows at full resolution, in whole days',
     }),
   }),
+  custom: Type.Object({
+    rate: Type.Integer({
+      default: 20_000,
+      minimum: 1,
+      maximum: 10_000_000,
+      description:
+        'Measures and events that one key may write a second through this collector; ten times as many at once after a pause',
+    }),
+    names: Type.Integer({
+      default: 10_000,
+      minimum: 1,
+      maximum: 1_000_000,
+      description: 'Different names, and metadata keys of each name, that one key may write within an hour',
+    }),
+  }),
   rebuild: Type.Object({
     from: text(
       'beginning',

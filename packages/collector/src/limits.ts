@@ -171,3 +171,36 @@ export const settingsKnownMilliseconds = 20;
  * milliseconds: another collector may know something newer, and one of another version may never agree.
  */
 export const pushedRepairMilliseconds = { first: 1000, again: 5000 } as const;
+
+
+/** Measures or events of one call: some times what a client sends at once, and few enough that checking them takes 20 ms. */
+export const customEntriesMax = 10_000;
+/** Body of a call that writes them, bytes: that many entries of usual size; so much is held for each call. */
+export const customBodyBytesMax = 4 * 1024 * 1024;
+/** Characters of the text of a measure or an event: a message, not a file. */
+export const customTextCharactersMax = 8192;
+/** Keys of the metadata of one entry, and characters of a string among them. */
+export const metadataKeysMax = 32;
+export const metadataCharactersMax = 1024;
+/** Bytes of a message of the log that holds them, about: NATS takes 1 MiB, and the greatest entry has 300 kB. */
+export const customMessageBytes = 600 * 1024;
+/** Entries of such a message: each falls into one write to the store, beside others. */
+export const customMessageEntriesMax = 5000;
+/** Bytes that wait for the log to have them; beyond, calls are refused: NATS is slow or away. */
+export const customPendingBytesMax = 64 * 1024 * 1024;
+/** For how long, at the rate that a key has, it may write at once what it did not write before. */
+export const customBurstSeconds = 10;
+/** How long a name counts after it was written last, at least; twice as long at most, milliseconds. */
+export const customNamesMilliseconds = 3_600_000;
+/** Keys of which it is known what they wrote of late; beyond, the one that is silent for longest begins anew. */
+export const customOwnersMax = 10_000;
+/** How long the audit trail is kept by the store, years: the questions that it answers come late. */
+export const auditYears = 3;
+/** Characters of the JSON of what was before or after a change in the audit trail. */
+export const auditJsonCharactersMax = 64 * 1024;
+
+assert(
+  customMessageBytes + 3 * customTextCharactersMax + metadataKeysMax * 6 * (metadataCharactersMax + 64) < frameBytesMax,
+  'a message that has room takes the greatest entry',
+);
+assert(customMessageEntriesMax <= rowsPerFrameMax, 'a message of measures is no greater than a frame may be');

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The collector's command line: builds the rooms in the order of the data path and stops them in reverse. The only
 // file that touches arguments, environment, exit code and signals.
+import { hostname } from 'node:os';
 import { durationMilliseconds, milliseconds } from '@fleetreel/proto/duration';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { readTime } from '@fleetreel/proto/time';
@@ -16,7 +17,10 @@ import { retryMilliseconds, stopMilliseconds } from '#limits.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { AgentSettings } from '#log/agent_settings.ts';
+import { Allowances } from '#log/allowance.ts';
+import { Audit } from '#log/audit.ts';
 import { connectLog, type Log, openLog } from '#log/connect.ts';
+import { CustomLog } from '#log/custom.ts';
 import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { listStores, removeStore } from '#log/stores.ts';
@@ -99,7 +103,10 @@ async function run(settings: Settings): Promise<number> {
     const { replicas } = settings.log;
     const enrolment = issuer && (await Enrolment.open({ log, issuer, nats: settings.nats, clock, replicas }));
     const agents = new Agents(registry, agentSettings);
-    faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, agents, enrolment });
+    const custom = writtenBy(settings, log, telemetry);
+    const audit = new Audit(log, hostname(), telemetry, clock);
+    const deadLetters = new DeadLetters(log, telemetry);
+    faces.open({ query, hub, deadLetters, replays, agents, enrolment, custom, audit });
 
     const tables = () => keepTables(settings.questdb, days, telemetry);
     await until(tables, 'questdb', telemetry, signal);
@@ -138,6 +145,16 @@ async function run(settings: Settings): Promise<number> {
   }
   telemetry.stopped();
   return 0;
+}
+
+/** Where applications write to. */
+function writtenBy(settings: Settings, log: Log, telemetry: Telemetry) {
+  const refused = (bound: 'rate' | 'names', entries: number) => telemetry.customRefused(bound, entries);
+  return {
+    log: new CustomLog(log, telemetry, clock),
+    allowances: new Allowances(settings.custom, clock, refused),
+    rawMilliseconds: rawDays(settings) * day,
+  };
 }
 
 /** What the log has to be like. */

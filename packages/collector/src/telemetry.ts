@@ -75,6 +75,14 @@ export class Telemetry {
   readonly #replays = this.#gauge('replay_sessions', 'Replays and cursors that are open.', ['kind']);
   readonly #replayed = this.#counter('replay_frames_total', 'Frames sent to replays and cursors.');
   readonly #signIns = this.#counter('sign_ins_total', 'Tries to sign in, by their result.', ['result']);
+  readonly #custom = this.#counter('custom_entries_total', 'Measures and events that the log has taken.', ['kind']);
+  readonly #customBytes = this.#counter('custom_bytes_total', 'Bytes of measures and events that the log has taken.');
+  readonly #customRefused = this.#counter(
+    'custom_entries_refused_total',
+    'Measures and events of calls that were refused because the key wrote too many, by which bound.',
+    ['bound'],
+  );
+  readonly #audited = this.#counter('audit_records_total', 'Records of the audit trail that the log has taken.');
   readonly #up = this.#gauge('dependency_up', '1 when it can be used, else 0.', ['dependency']);
 
   constructor(level: string) {
@@ -165,6 +173,19 @@ export class Telemetry {
 
   discarded(): void {
     this.#discarded.inc();
+  }
+
+  customWritten(kind: 'measure' | 'event', entries: number, bytes: number): void {
+    this.#custom.inc({ kind }, entries);
+    this.#customBytes.inc(bytes);
+  }
+
+  customRefused(bound: 'rate' | 'names', entries: number): void {
+    this.#customRefused.inc({ bound }, entries);
+  }
+
+  audited(): void {
+    this.#audited.inc();
   }
 
   deadLettersKept(count: number): void {

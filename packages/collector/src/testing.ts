@@ -8,7 +8,10 @@ import { type Clock, systemClock } from '#clock.ts';
 import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { AgentSettings } from '#log/agent_settings.ts';
+import { type AllowanceSettings, Allowances } from '#log/allowance.ts';
+import { Audit } from '#log/audit.ts';
 import { connectLog, type Log } from '#log/connect.ts';
+import { CustomLog } from '#log/custom.ts';
 import { DeadLetters } from '#log/dead.ts';
 import { Registry } from '#log/registry.ts';
 import { keepLog, type LogSettings } from '#log/stream.ts';
@@ -34,6 +37,8 @@ type RoomsOptions = {
   enrolment?: Enrolment;
   /** How long the store keeps rows, milliseconds; a day of each width by default. */
   retention?: ConstructorParameters<typeof Query>[0]['retention'];
+  /** How much a key may write. */
+  allowances?: AllowanceSettings;
 };
 
 /**
@@ -77,8 +82,9 @@ export async function serveRooms(
     clock = systemClock,
     enrolment,
     retention = { raw: day, '1m': day, '1h': day },
+    allowances = { rate: 20_000, names: 10_000 },
   }: RoomsOptions,
-): Promise<{ newest: Newest; query: Query }> {
+): Promise<{ newest: Newest; query: Query; audit: Audit }> {
   const newest = await Newest.open(log, clock);
   closing.defer(() => newest.close());
   const { pgHost, pgPort, readUser, readPassword } = questdb ?? {
@@ -98,8 +104,15 @@ export async function serveRooms(
   await faces.access.open(log);
   closing.defer(() => faces.access.close());
   const agents = new Agents(registry, closing.use(await AgentSettings.open({ log, registry, telemetry, clock })));
-  faces.open({ query, hub, deadLetters: new DeadLetters(log, telemetry), replays, agents, enrolment });
-  return { newest, query };
+  const custom = {
+    log: new CustomLog(log, telemetry, clock),
+    allowances: new Allowances(allowances, clock, (bound, entries) => telemetry.customRefused(bound, entries)),
+    rawMilliseconds: retention.raw,
+  };
+  const audit = new Audit(log, 'test', telemetry, clock);
+  const deadLetters = new DeadLetters(log, telemetry);
+  faces.open({ query, hub, deadLetters, replays, agents, enrolment, custom, audit });
+  return { newest, query, audit };
 }
 
 /** What a host says of itself. */

@@ -42,6 +42,11 @@ test.each([
     /neither measures nor events/,
   ],
   [
+    'no row in it',
+    encodeCustomBatch({ ...head, words: [''], measures: {} } as unknown as CustomBatch),
+    /no measures in it/,
+  ],
+  [
     'both in it',
     encodeCustomBatch({ ...measures, events: events.events } as unknown as CustomBatch),
     /neither measures nor events/,

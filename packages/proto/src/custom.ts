@@ -71,6 +71,7 @@ export function decodeCustomBatch(bytes: Uint8Array): CustomBatch {
   const words = message.words as string[];
   const columns = message[kind] as Record<string, number[]>;
   const rows = columns.name?.length ?? 0;
+  if (rows === 0) throw new FrameError(`there are no ${kind} in it`);
   const { numbers, words: texts } = columnNames[kind];
   for (const name of [...numbers, ...texts])
     if (columns[name]?.length !== rows)

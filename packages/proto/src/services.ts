@@ -31,6 +31,7 @@ export type { EnrolmentHandlers } from '#gen/fleetreel/v1/Enrolment.ts';
 export type { FollowRequest__Output } from '#gen/fleetreel/v1/FollowRequest.ts';
 export type { FollowResponse, FollowResponse__Output } from '#gen/fleetreel/v1/FollowResponse.ts';
 export type { LiveClient, LiveHandlers } from '#gen/fleetreel/v1/Live.ts';
+export type { MetadataValue, MetadataValue__Output } from '#gen/fleetreel/v1/MetadataValue.ts';
 export type { PlayRequest, PlayRequest__Output } from '#gen/fleetreel/v1/PlayRequest.ts';
 export type { PlayResponse, PlayResponse__Output } from '#gen/fleetreel/v1/PlayResponse.ts';
 export type { PlayStart, PlayStart__Output } from '#gen/fleetreel/v1/PlayStart.ts';

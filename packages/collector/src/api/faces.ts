@@ -5,6 +5,9 @@ import type { Access } from '#access/access.ts';
 import type { Enrolment } from '#access/enrolment.ts';
 import type { Need } from '#access/identity.ts';
 import type { Hub } from '#live/hub.ts';
+import type { Allowances } from '#log/allowance.ts';
+import type { Audit } from '#log/audit.ts';
+import type { CustomLog } from '#log/custom.ts';
 import type { DeadLetters } from '#log/dead.ts';
 import type { Agents } from '#query/agents.ts';
 import type { Query } from '#query/query.ts';
@@ -20,6 +23,9 @@ export type Rooms = {
   agents: Agents;
   /** None where there are no keys to issue credentials with. */
   enrolment?: Enrolment | undefined;
+  /** Where applications write to, and how far back. */
+  custom: { log: CustomLog; allowances: Allowances; rawMilliseconds: number };
+  audit: Audit;
 };
 
 /** What a face serves. */

@@ -10,6 +10,7 @@ import {
 } from '@fleetreel/proto';
 import type { Consumer, JsMsg } from '@nats-io/jetstream';
 import type { Clock } from '#clock.ts';
+import { auditRows, customRows } from '#ingest/custom.ts';
 import { decode, latestRowTime } from '#ingest/decode.ts';
 import { Versions } from '#ingest/versions.ts';
 import {
@@ -33,6 +34,7 @@ import { isIn } from '#log/partition.ts';
 import { type DeadKind, deadHeaders, publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { consumerName, streamName } from '#log/stream.ts';
+import type { Lines } from '#store/custom.ts';
 import { Rows } from '#store/rows.ts';
 import type { Writer } from '#store/writer.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
@@ -64,8 +66,9 @@ const nameRule = new RegExp(namePattern);
 /** What one fetch brought, sorted. */
 type Batch = {
   rows: Rows;
-  /** The frames in `rows`, by place, and their times in microseconds. */
-  frames: Part[];
+  /** What is in `rows`, by place: frames, and messages of what applications wrote and of the audit trail. */
+  written: Part[];
+  /** The times of the frames among them in microseconds, and how many rows the others have. */
   times_us: number[];
   /** Host descriptions and refusals: the message, and the way into the registry. */
   notes: { message: JsMsg; note: () => Promise<void> }[];
@@ -74,6 +77,14 @@ type Batch = {
 
 /** A message, or one frame of a batch: then with its place there. */
 type Part = { message: JsMsg; bytes: Uint8Array; index: number | undefined };
+
+const isOfFrames = (part: Part | undefined): boolean => {
+  const address = parseSubject(part?.message.subject ?? '');
+  return address !== undefined && holdsFrames(address.kind);
+};
+
+/** What is in a message whose rows are made all at once. */
+const madeAtOnce = { custom: customRows, audit: auditRows } as const;
 
 /** What will never be stored, and why. */
 type Dead = { part: Part; kind: DeadKind; reason: string };
@@ -159,7 +170,7 @@ export class Ingest {
   async #gather(consumer: Consumer, rows: Rows, isStoring: () => boolean, signal: AbortSignal): Promise<Batch> {
     const { clock } = this.#parts;
     rows.clear();
-    const batch: Batch = { rows, frames: [], times_us: [], notes: [], dead: [] };
+    const batch: Batch = { rows, written: [], times_us: [], notes: [], dead: [] };
     const end_ms = clock.monotonic_ms() + fetchMilliseconds;
     let taken = this.#sortFetched(batch);
     for (let backlog = this.#fetched.length === 0; backlog && taken < batchMessagesMax; ) {
@@ -237,6 +248,10 @@ export class Ingest {
           this.#sortFrame(tenant, host, kind === 'frame' ? whole : { message, bytes, index }, batch);
         return;
       }
+      if (kind === 'custom' || kind === 'audit') {
+        this.#sortRows(madeAtOnce[kind](tenant, host, data), whole, batch);
+        return;
+      }
       const [said, note] = this.#notice(kind, tenant, data);
       if (nameRule.test(said) && token('host', said) === host) batch.notes.push({ message, note });
       else {
@@ -262,11 +277,22 @@ export class Ingest {
       const { tables, older } = this.#versions.newest({ tenant, host }, frame);
       if (older > 0) this.#parts.telemetry.olderRows(older);
       batch.rows.add({ ...frame, tables, tenant, host, received_us: Number(part.message.timestampNanos / 1000n) });
-      batch.frames.push(part);
+      batch.written.push(part);
       batch.times_us.push(frame.time_us);
     } catch (cause) {
       batch.dead.push({ part, kind: 'undecodable', reason: sentence(cause) });
     }
+  }
+
+  /** Puts rows that are made, the latest of which has a time, where they belong. */
+  #sortRows({ lines, latest_us }: { lines: Lines; latest_us: number }, part: Part, batch: Batch): void {
+    if (isFuture(latest_us, this.#parts.clock.now_us())) {
+      const reason = `a row has a time that is more than ${futureMilliseconds / 60_000} minutes in the future`;
+      batch.dead.push({ part, kind: 'future', reason });
+      return;
+    }
+    batch.rows.addLines(lines);
+    batch.written.push(part);
   }
 
   /** What a host's description or refusal is about, and the way to note it. */
@@ -302,14 +328,14 @@ export class Ingest {
   async #store(batch: Batch, abandon: AbortSignal): Promise<void> {
     const { telemetry } = this.#parts;
     const messages = new Set(
-      [...batch.frames, ...batch.notes, ...batch.dead.map(({ part }) => part)].map(({ message }) => message),
+      [...batch.written, ...batch.notes, ...batch.dead.map(({ part }) => part)].map(({ message }) => message),
     );
     try {
       const refused = await this.#write(batch, abandon);
       for (const [place, reason] of refused)
-        batch.dead.push({ part: batch.frames[place] as Part, kind: 'refused', reason });
+        batch.dead.push({ part: batch.written[place] as Part, kind: 'refused', reason });
       const dead = Map.groupBy(batch.dead, ({ part }) => part.message);
-      const stored = new Set(batch.frames.map(({ message }) => message).filter((message) => !dead.has(message)));
+      const stored = new Set(batch.written.map(({ message }) => message).filter((message) => !dead.has(message)));
       await Promise.all([
         this.#acknowledge([...stored]),
         ...batch.notes.map(({ message, note }) => this.#note(message, note)),
@@ -325,11 +351,11 @@ export class Ingest {
   }
 
   /**
-   * Writes until the store has the frames; returns the places of those that it refused, with its reason.
+   * Writes until the store has all; returns the places of those that it refused, with its reason.
    * @throws when `abandon` is aborted
    */
-  async #write({ rows, times_us }: Batch, abandon: AbortSignal): Promise<Map<number, string>> {
-    if (rows.frameCount === 0) return new Map();
+  async #write({ rows, written: parts, times_us }: Batch, abandon: AbortSignal): Promise<Map<number, string>> {
+    if (rows.byteLength === 0) return new Map();
     const { writer, telemetry, clock, written } = this.#parts;
     for (let pause_ms: number = retryMilliseconds.min; ; pause_ms = Math.min(pause_ms * 2, retryMilliseconds.max)) {
       abandon.throwIfAborted();
@@ -338,8 +364,9 @@ export class Ingest {
         const refused = await writer.send(rows);
         const seconds = (clock.monotonic_ms() - begin_ms) / 1000;
         telemetry.usable('questdb');
-        telemetry.stored(rows.frameCount - refused.size, rows.rowCount, rows.byteLength, seconds);
-        telemetry.lag((clock.now_us() - times_us.reduce((a, b) => Math.min(a, b))) / 1e6);
+        const refusedFrames = [...refused.keys()].filter((place) => isOfFrames(parts[place]));
+        telemetry.stored(times_us.length - refusedFrames.length, rows.rowCount, rows.byteLength, seconds);
+        if (times_us.length > 0) telemetry.lag((clock.now_us() - times_us.reduce((a, b) => Math.min(a, b))) / 1e6);
         written(
           times_us.map((time_us) => time_us / 1000),
           rows.rowCount,

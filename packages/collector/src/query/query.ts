@@ -4,6 +4,14 @@ import type { Newest } from '#live/newest.ts';
 import type { DeadLetters } from '#log/dead.ts';
 import type { Registry } from '#log/registry.ts';
 import { type CoverageQuestion, queryCoverage } from '#query/coverage.ts';
+import {
+  type AuditQuestion,
+  type CustomQuestion,
+  type EventQuestion,
+  findAuditRecords,
+  findEvents,
+  findMeasures,
+} from '#query/custom.ts';
 import { type FleetQuestion, queryFleet } from '#query/fleet.ts';
 import { Hosts } from '#query/hosts.ts';
 import { type LatestQuestion, queryLatest } from '#query/latest.ts';
@@ -57,6 +65,21 @@ export class Query {
   coverage(tenant: string, question: CoverageQuestion, letters: Pick<DeadLetters, 'next'>) {
     const now = this.#parts.clock.now_us() / 1000;
     return queryCoverage({ ...this.#parts, hosts: this.hosts }, letters, tenant, question, now);
+  }
+
+  /** @throws ApiError */
+  measures(tenant: string, question: CustomQuestion) {
+    return findMeasures(this.#parts.reader, tenant, question, this.#parts.clock.now_us() / 1000);
+  }
+
+  /** @throws ApiError */
+  events(tenant: string, question: EventQuestion) {
+    return findEvents(this.#parts.reader, tenant, question, this.#parts.clock.now_us() / 1000);
+  }
+
+  /** @throws ApiError */
+  auditRecords(tenant: string, question: AuditQuestion) {
+    return findAuditRecords(this.#parts.reader, tenant, question, this.#parts.clock.now_us() / 1000);
   }
 
   close(): void {

@@ -131,7 +131,7 @@ export function shortened(label: string, charactersMax: number): string {
 }
 
 /** What stands in the quotes of a text value of the line protocol. */
-const quoted = (value: string): string => value.replace(/["\\\n\r]/g, '\\$&').replaceAll('\0', '\ufffd');
+export const textValue = (value: string): string => value.replace(/["\\\n\r]/g, '\\$&').replaceAll('\0', '\ufffd');
 
 /** A symbol as the line protocol wants it. QuestDB takes any character but NUL. */
 export function symbol(text: string): string {
@@ -190,6 +190,15 @@ export class Rows {
       this.#rowCount = before.rowCount;
       throw cause;
     }
+  }
+
+  /** Appends rows that are lines already, as those of a frame. */
+  addLines({ bytes, rowCount }: { bytes: Uint8Array; rowCount: number }): void {
+    this.#reserve(bytes.length);
+    this.#bytes.set(bytes, this.#length);
+    this.#length += bytes.length;
+    this.#rowCount += rowCount;
+    this.#frameEnds.push(this.#length);
   }
 
   #addFrame(
@@ -313,7 +322,7 @@ export class Rows {
     const read = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString();
     if (read.length > labelCharactersMax) this.#onShortened();
     const label = shortened(read, labelCharactersMax);
-    return text ? quoted(label) : symbol(label);
+    return text ? textValue(label) : symbol(label);
   }
 
   #reserve(bytes: number): void {

@@ -1,6 +1,7 @@
 // Tables from the contract: made, widened, and checked.
 import { catalog, type Table } from '@fleetreel/proto';
 import { type AdminSettings, execute, StatementError } from '#store/admin.ts';
+import { customTables } from '#store/custom.ts';
 import { type Rollup, rolledUpTables, rollups } from '#store/sql.ts';
 import type { Telemetry } from '#telemetry.ts';
 
@@ -65,6 +66,7 @@ export function storeTables(rawDays: number): StoreTable[] {
   return [
     frame,
     logLoss,
+    ...customTables(rawDays),
     ...catalog.map((table) => raw(table, rawDays)),
     ...rolledUpTables.flatMap((table) => rollups.map((rollup) => rolledUp(table, rollup))),
   ];

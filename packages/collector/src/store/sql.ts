@@ -316,7 +316,8 @@ function whole(number: number): number {
 
 const time = (ms: number): string => new Date(ms).toISOString();
 
-function microseconds(us: number): string {
+/** A time as it is bound: UTC, microseconds since 1970. */
+export function microseconds(us: number): string {
   const ms = Math.floor(us / 1000);
   return `${time(ms).slice(0, -1)}${String(us - ms * 1000).padStart(3, '0')}Z`;
 }

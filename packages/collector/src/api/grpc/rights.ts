@@ -36,6 +36,11 @@ export const needs: Readonly<Record<string, Need>> = {
   '/fleetreel.v1.Agents/ListAgents': 'read',
   '/fleetreel.v1.Agents/ListAgentSettings': 'read',
   '/fleetreel.v1.Agents/ChangeAgentSettings': 'admin',
+  '/fleetreel.v1.Custom/PutMeasures': 'write:measure',
+  '/fleetreel.v1.Custom/PutEvents': 'write:event',
+  '/fleetreel.v1.Custom/FindMeasures': 'read',
+  '/fleetreel.v1.Custom/FindEvents': 'read',
+  '/fleetreel.v1.Audit/FindAuditRecords': 'admin',
   // Whether it is well, and what the product's API is, has nothing of anybody's data in it.
   '/grpc.health.v1.Health/Check': 'public',
   '/grpc.health.v1.Health/List': 'public',

@@ -2,6 +2,8 @@
 import {
   Access,
   Agents,
+  Audit,
+  Custom,
   DeadLetters,
   Enrolment,
   Live,
@@ -15,17 +17,19 @@ import { HealthImplementation } from 'grpc-health-check';
 import type { Face, FaceParts } from '#api/faces.ts';
 import { ProtectedServer } from '#api/grpc/access.ts';
 import { agentHandlers } from '#api/grpc/agents.ts';
+import { auditHandlers, customHandlers } from '#api/grpc/custom.ts';
 import { deadLetterHandlers } from '#api/grpc/dead_letters.ts';
 import { enrolmentHandlers } from '#api/grpc/enrolment.ts';
 import { liveHandlers } from '#api/grpc/live.ts';
 import { queryHandlers } from '#api/grpc/query.ts';
 import { replayHandlers } from '#api/grpc/replay.ts';
 import { accessHandlers } from '#api/grpc/users.ts';
+import { customBodyBytesMax } from '#limits.ts';
 
 export type GrpcSettings = { host: string; port: number };
 
-/** Bytes of a request at most: names of tables, fields and hosts. */
-const requestBytesMax = 256 * 1024;
+/** Bytes of a request at most: measures and events; the server has one bound for all methods. */
+const requestBytesMax = customBodyBytesMax;
 /** How long calls have to end when the collector stops, milliseconds. */
 const drainMilliseconds = 5000;
 /** How often health follows readiness, milliseconds. */
@@ -49,6 +53,8 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   server.addService(DeadLetters.service, deadLetterHandlers(parts));
   server.addService(Enrolment.service, enrolmentHandlers(parts));
   server.addService(Agents.service, agentHandlers(parts));
+  server.addService(Custom.service, customHandlers(parts));
+  server.addService(Audit.service, auditHandlers(parts));
   const replay = replayHandlers(parts);
   server.addService(Replay.service, replay.handlers);
   server.addService(Access.service, accessHandlers(parts));
@@ -62,6 +68,8 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
     'fleetreel.v1.Replay',
     'fleetreel.v1.Access',
     'fleetreel.v1.Agents',
+    'fleetreel.v1.Custom',
+    'fleetreel.v1.Audit',
   ];
   const health = new HealthImplementation();
   health.addToServer(server);

@@ -23,6 +23,7 @@ export async function docs(app: App, version: string): Promise<void> {
         { name: 'history', description: 'What was measured' },
         { name: 'live', description: 'What is measured now' },
         { name: 'access', description: 'Users, sessions and API keys' },
+        { name: 'custom', description: 'What applications write: measures and events' },
         { name: 'operation', description: 'The collector itself' },
       ],
     },

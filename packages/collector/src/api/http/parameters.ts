@@ -46,6 +46,16 @@ export const agg = Type.Optional(
   }),
 );
 
+/** As `names`, of texts that may have commas: repeated only. */
+export const texts = (description: string, examples: readonly string[]) =>
+  Type.Array(Type.String({ minLength: 1 }), {
+    description,
+    examples: [examples],
+    style: 'form',
+    explode: true,
+    'x-commas': false,
+  });
+
 /** One parameter for each label that a table has: `label.core=total`. */
 export const labels: TProperties = Object.fromEntries(
   [...new Set(catalog.flatMap((one) => one.labels.map(({ name }) => name)))].map((name) => {
@@ -76,7 +86,11 @@ export function parametersReader(schema: TObject): (query: Record<string, string
       if (takesLabels && name.startsWith(labelPrefix)) parameters[name] = values;
       else if (!kind || !Object.hasOwn(schema.properties, name))
         throw unknown('unknown_parameter', name, known, { parameter: name });
-      else if (Type.IsArray(kind)) parameters[name] = values.flatMap((value) => listed(name, value));
+      else if (Type.IsArray(kind))
+        parameters[name] =
+          'x-commas' in kind
+            ? values.map((value) => single(name, value))
+            : values.flatMap((value) => listed(name, value));
       else if (values.length > 1) throw new ApiError('repeated_parameter', { parameter: name, count: values.length });
       else parameters[name] = single(name, values[0] ?? '');
     }

@@ -12,6 +12,7 @@ import { catalogRoutes } from '#api/http/catalog.ts';
 import { compress } from '#api/http/compress.ts';
 import { serveConsole } from '#api/http/console.ts';
 import { coverageRoutes } from '#api/http/coverage.ts';
+import { customRoutes } from '#api/http/custom.ts';
 import { deadLetterRoutes } from '#api/http/dead_letters.ts';
 import { docs } from '#api/http/docs.ts';
 import { enrolmentRoutes } from '#api/http/enrolment.ts';
@@ -121,6 +122,7 @@ async function createApp(
       keyRoutes(api, parts);
       enrolmentRoutes(api, parts);
       agentRoutes(api, parts);
+      await customRoutes(api, parts);
     },
     { prefix: '/api/v1' },
   );
