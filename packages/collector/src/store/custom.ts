@@ -3,7 +3,7 @@
 import { randomBytes } from 'node:crypto';
 import { type CustomBatch, type LoggedAuditRecord, markedKey } from '@fleetreel/proto/custom';
 import { auditYears } from '#limits.ts';
-import { symbol, textValue } from '#store/rows.ts';
+import { symbol, textValue } from '#store/escape.ts';
 import type { StoreTable } from '#store/schema.ts';
 import { microseconds, type Statement } from '#store/sql.ts';
 

@@ -1,7 +1,8 @@
 import { catalog, type Table } from '@fleetreel/proto';
 import { expect, test } from 'vitest';
 import { labelCharactersMax } from '#limits.ts';
-import { type PackedFrame, type PackedTable, Rows, symbol } from '#store/rows.ts';
+import { symbol } from '#store/escape.ts';
+import { type PackedFrame, type PackedTable, Rows } from '#store/rows.ts';
 
 const cpu = catalog.find(({ name }) => name === 'cpu') as Table;
 const filesystem = catalog.find(({ name }) => name === 'filesystem') as Table;

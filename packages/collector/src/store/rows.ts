@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { catalog, type FrameHeader, type Table } from '@fleetreel/proto';
 import { labelCharactersMax } from '#limits.ts';
+import { symbol, textValue } from '#store/escape.ts';
 import { frameTable } from '#store/schema.ts';
 
 /** One table of a frame as it is on the wire, its columns found but not decoded. */
@@ -128,14 +129,6 @@ export function shortened(label: string, charactersMax: number): string {
   if (label.length <= charactersMax) return label;
   const digest = createHash('sha256').update(label).digest('hex').slice(0, 16);
   return `${label.slice(0, charactersMax - digest.length - 1).toWellFormed()}~${digest}`;
-}
-
-/** What stands in the quotes of a text value of the line protocol. */
-export const textValue = (value: string): string => value.replace(/["\\\n\r]/g, '\\$&').replaceAll('\0', '\ufffd');
-
-/** A symbol as the line protocol wants it. QuestDB takes any character but NUL. */
-export function symbol(text: string): string {
-  return /[ ,=\n\r\\\0]/.test(text) ? text.replace(/[ ,=\n\r\\]/g, '\\$&').replaceAll('\0', '\ufffd') : text;
 }
 
 /** A buffer of rows, frame by frame; it grows and is used again. */

@@ -337,8 +337,8 @@ describe('tables', () => {
 
   test('are kept as long as the settings say', async () => {
     await keepTables(settings, 7, telemetry);
-    // Those of the catalogue, the frames, and what the log lost.
-    await becomes("SELECT count() FROM tables() WHERE concat(ttlValue, ttlUnit) = '1WEEK'", catalog.length + 2);
+    // Those of the catalogue, the frames, what the log lost, and what applications write.
+    await becomes("SELECT count() FROM tables() WHERE concat(ttlValue, ttlUnit) = '1WEEK'", catalog.length + 4);
     expect(await changes(7)).toEqual([]);
     await keepTables(settings, days, telemetry);
     await becomes("SELECT concat(ttlValue, ttlUnit) FROM tables() WHERE table_name = 'cpu'", '30DAY');
