@@ -67,7 +67,11 @@ async function createApp(
   // The console's types are checked by the compiler; a serializer for each schema would only cost time.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.setValidatorCompiler(({ schema, httpPart }) => {
-    if (httpPart === 'body') return bodyReader(schema as TSchema);
+    if (httpPart === 'body') {
+      const read = bodyReader(schema as TSchema);
+      // What a route reads by itself comes as bytes.
+      return (value) => (Buffer.isBuffer(value) ? { value } : read(value));
+    }
     if (httpPart !== 'querystring') return (value) => ({ value });
     const read = parametersReader(schema as TObject);
     return (value) => {
