@@ -172,7 +172,6 @@ export const settingsKnownMilliseconds = 20;
  */
 export const pushedRepairMilliseconds = { first: 1000, again: 5000 } as const;
 
-
 /** Measures or events of one call: some times what a client sends at once, and few enough that checking them takes 20 ms. */
 export const customEntriesMax = 10_000;
 /** Body of a call that writes them, bytes: that many entries of usual size; so much is held for each call. */
