@@ -169,14 +169,24 @@ const collector: Case[] = [
     says: () => /grpc\.port: 70000 .*FLEETREEL_GRPC_PORT.* is not a whole number from 0 to 65535/,
   },
   {
-    what: 'HTTP on an address that is not loopback',
-    args: () => ['run', '--http-host', '0.0.0.0'],
-    says: () => /http\.host: 0\.0\.0\.0 is not a loopback address/,
+    what: 'rights for whoever comes over HTTP from another machine',
+    args: () => ['run', '--http-host', '0.0.0.0', '--access-anonymous', 'viewer'],
+    says: () => /access\.anonymous: viewer is for loopback only, and http\.host is 0\.0\.0\.0/,
   },
   {
-    what: 'gRPC on an address that is not loopback',
-    args: () => ['check', '--grpc-host', '::'],
-    says: () => /grpc\.host: :: is not a loopback address/,
+    what: 'rights for whoever comes over gRPC from another machine',
+    args: () => ['check', '--grpc-host', '::', '--access-anonymous', 'admin'],
+    says: () => /access\.anonymous: admin is for loopback only, and grpc\.host is ::/,
+  },
+  {
+    what: 'a certificate without its key',
+    args: () => ['run', '--tls-certificate', file('certificate.pem', 'x')],
+    says: () => /tls\.certificate and tls\.key belong together/,
+  },
+  {
+    what: 'a certificate that is none',
+    args: () => ['run', '--tls-certificate', file('no.pem', 'x'), '--tls-key', file('no.key', 'x')],
+    says: () => /tls: .* are no certificate with its key/,
   },
   {
     what: 'an HTTP port in use',

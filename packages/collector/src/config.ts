@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { defaultTenant } from '@fleetreel/proto';
 import { milliseconds } from '@fleetreel/proto/duration';
 import { Duration, natsAccessSettings, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
@@ -32,12 +33,22 @@ const settings = Type.Object({
     read_password: secret('', 'Password of that user'),
   }),
   http: Type.Object({
-    host: text('127.0.0.1', 'Address of the HTTP face and the console; loopback only'),
+    host: text('127.0.0.1', 'Address of the HTTP face and the console; 0.0.0.0 is all of this machine'),
     port: port(7600, 'Port of the HTTP face; 0 takes a free one'),
+    allowed_hosts: Type.Array(Type.String(), {
+      default: [],
+      examples: ['fleet.example.org,192.0.2.7'],
+      description:
+        'Names and addresses, besides those of loopback, by which browsers and programs address it: a request for another is refused',
+    }),
   }),
   grpc: Type.Object({
-    host: text('127.0.0.1', 'Address of the gRPC face; loopback only'),
+    host: text('127.0.0.1', 'Address of the gRPC face; 0.0.0.0 is all of this machine'),
     port: port(7601, 'Port of the gRPC face; 0 takes a free one'),
+  }),
+  tls: Type.Object({
+    certificate: text('', 'File of the certificate of both faces, with its chain, PEM; without one they speak no TLS'),
+    key: text('', 'File of its private key, PEM'),
   }),
   access: Type.Object({
     anonymous: Type.Union(
@@ -48,6 +59,12 @@ const settings = Type.Object({
           'What whoever brings no credentials may do: nothing, read and replay, or all; the last two on loopback only',
       },
     ),
+    session: Duration('7d', { description: 'How long a session of a user lasts before a new sign-in' }),
+    open_metrics: Type.Boolean({
+      default: false,
+      description:
+        "Whether /metrics, the collector's own, is for whoever reaches the port; else it needs the right read",
+    }),
   }),
   store: Type.String({
     default: 'main',
@@ -105,6 +122,10 @@ const settings = Type.Object({
       'Where in the log a rebuild begins: a time such as 2026-11-21T12:00:00Z, or how long ago, such as 24h',
     ),
   }),
+  link: Type.Object({
+    tenant: text(defaultTenant, 'The tenant of which the link makes an admin; a tenant begins with its first'),
+    user: text('', 'The user whose password the link sets instead'),
+  }),
   stores: Type.Object({
     remove: text('', 'The store that the command stores makes the log forget; its rows stay in QuestDB'),
   }),
@@ -131,9 +152,10 @@ export const program = {
     rebuild:
       'Fill a store from the log, while agents and collectors go on, and verify that it holds what the log holds',
     stores: 'List the stores that read the log, and how far each is behind',
+    link: 'Print a one-time link by which an admin is made, or with --user a password set',
     check: 'Say whether the settings are right and NATS and QuestDB can be reached',
   },
-  own: { rebuild: 'rebuild-', stores: 'stores-' },
+  own: { rebuild: 'rebuild-', stores: 'stores-', link: 'link-' },
   settings,
 } satisfies Program<typeof settings>;
 
@@ -153,6 +175,18 @@ export function placeOf(checked: Settings): string {
 }
 
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
+const isLoopback = (host: string): boolean => loopback.test(host);
+
+/** What the faces listen on that other machines reach too. */
+export const openFaces = (checked: Settings): string[] =>
+  (['http', 'grpc'] as const).filter((face) => !isLoopback(checked[face].host)).map((face) => `${face}.host`);
+
+/** Where the console is, as a browser on this machine or, if it is named, on another reaches it. */
+export function consoleUrl({ http, tls }: Settings, bound = http.port): string {
+  const named = /^(?:0\.0\.0\.0|::)$/.test(http.host) ? (http.allowed_hosts[0] ?? 'localhost') : http.host;
+  const scheme = tls.certificate === '' ? 'http' : 'https';
+  return `${scheme}://${named.includes(':') ? `[${named}]` : named}:${bound}`;
+}
 
 /**
  * Refuses what the schema alone can't see.
@@ -160,10 +194,12 @@ const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
  */
 export function checkSettings(checked: Settings): void {
   for (const face of ['http', 'grpc'] as const)
-    if (!loopback.test(checked[face].host))
+    if (checked.access.anonymous !== 'none' && !isLoopback(checked[face].host))
       throw new SettingsError(
-        `${face}.host: ${checked[face].host} is not a loopback address. There are no users yet, so whoever reaches it could read everything: use 127.0.0.1 and reach it through a tunnel or a proxy that asks for a password.`,
+        `access.anonymous: ${String(checked.access.anonymous)} is for loopback only, and ${face}.host is ${checked[face].host}: whoever reaches it could use it. Leave access.anonymous out, and sign in.`,
       );
+  if ((checked.tls.certificate === '') !== (checked.tls.key === ''))
+    throw new SettingsError('tls: tls.certificate and tls.key belong together, and one of them is missing.');
   const { number, of } = partitionOf(checked);
   if (number > of)
     throw new SettingsError(`partition: ${checked.partition} there is not: of ${of} parts the last is ${of}/${of}.`);

@@ -2,14 +2,25 @@
 // The collector's command line: builds the rooms in the order of the data path and stops them in reverse. The only
 // file that touches arguments, environment, exit code and signals.
 import { hostname } from 'node:os';
+import { defaultTenant } from '@fleetreel/proto';
 import { durationMilliseconds, milliseconds } from '@fleetreel/proto/duration';
+import { ApiError } from '@fleetreel/proto/errors';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { readTime } from '@fleetreel/proto/time';
 import { Access } from '#access/access.ts';
 import { Enrolment, readIssuer } from '#access/enrolment.ts';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
-import { checkSettings, partitionOf, placeOf, program, rawDays, type Settings } from '#config.ts';
+import {
+  checkSettings,
+  consoleUrl,
+  openFaces,
+  partitionOf,
+  placeOf,
+  program,
+  rawDays,
+  type Settings,
+} from '#config.ts';
 import { Ingest } from '#ingest/consumer.ts';
 import { rebuild } from '#ingest/rebuild.ts';
 import { Bounds } from '#ingest/watch.ts';
@@ -39,7 +50,7 @@ import { sentence, Telemetry } from '#telemetry.ts';
 const clock = systemClock;
 const day = 86_400_000;
 
-const commands = { run, rebuild: rebuildStore, stores, check } satisfies Record<
+const commands = { run, rebuild: rebuildStore, stores, link, check } satisfies Record<
   keyof typeof program.commands,
   (settings: Settings) => Promise<number>
 >;
@@ -73,7 +84,9 @@ async function run(settings: Settings): Promise<number> {
     });
 
   const issuer = settings.nats.issuer === undefined ? undefined : readIssuer(settings.nats.issuer);
-  const access = new Access({ ...settings.access, telemetry, clock });
+  const access = newAccess(settings, telemetry);
+  const open = openFaces(settings);
+  if (open.length > 0 && settings.tls.certificate === '') telemetry.readable(open);
   const faces = await Faces.start(settings, access, telemetry);
   const closing: (() => unknown)[] = [];
   const running: Promise<unknown>[] = [];
@@ -89,6 +102,9 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => access.close());
     const agentSettings = await AgentSettings.open({ log, registry, telemetry, clock });
     closing.push(() => agentSettings.close());
+    // Where anybody may do all, nobody has to sign in.
+    if (settings.access.anonymous !== 'admin')
+      await tellFirst(access, consoleUrl(settings, faces.http.port), telemetry);
     const newest = await Newest.open(log, clock);
     closing.push(() => newest.close());
     const reader = new Reader(settings.questdb);
@@ -155,6 +171,50 @@ function writtenBy(settings: Settings, log: Log, telemetry: Telemetry) {
     allowances: new Allowances(settings.custom, clock, refused),
     rawMilliseconds: rawDays(settings) * day,
   };
+}
+
+function newAccess({ access: { anonymous, session } }: Settings, telemetry: Telemetry): Access {
+  return new Access({ anonymous, sessionMilliseconds: milliseconds(session), telemetry, clock });
+}
+
+/** Says once how the first admin is made, where there is no user. */
+async function tellFirst({ users }: Access, url: string, telemetry: Telemetry): Promise<void> {
+  try {
+    const link = await users.firstLink(defaultTenant);
+    if (link) telemetry.firstLink(`${url}${link.path}`);
+  } catch (cause) {
+    telemetry.log.warn(
+      { reason: sentence(cause) },
+      'it could not be seen whether there is a user; see the command link',
+    );
+  }
+}
+
+/** Prints a one-time link; returns the exit code. */
+async function link(settings: Settings): Promise<0> {
+  const { tenant, user } = settings.link;
+  const telemetry = new Telemetry('warn');
+  const log = await connectLog(settings.nats, partitionOf(settings));
+  try {
+    await keepLog(log, logSettings(settings), undefined, telemetry, 'missing');
+    const access = newAccess(settings, telemetry);
+    await access.open(log);
+    try {
+      const made = await (user === '' ? access.users.adminLink(tenant) : access.users.linkOf(user));
+      console.log(`${consoleUrl(settings)}${made.path}`);
+      console.error(
+        `It can be used once, until ${new Date(made.expires).toISOString()}, and ${user === '' ? `makes an admin of the tenant ${tenant}` : `sets the password of ${user}`}. Tell it to nobody else.`,
+      );
+    } finally {
+      await access.close();
+    }
+    return 0;
+  } catch (cause) {
+    if (cause instanceof ApiError) throw new SettingsError(cause.message, { cause });
+    throw cause;
+  } finally {
+    await log.connection.close();
+  }
 }
 
 /** What the log has to be like. */

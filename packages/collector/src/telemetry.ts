@@ -250,6 +250,19 @@ export class Telemetry {
     this.#replayed.inc(frames);
   }
 
+  /** The one place where the secret of a link is written: whoever reads this log is to make the first admin. */
+  firstLink(url: string): void {
+    this.log.warn(`There is no user yet. Whoever opens ${url} within 24 hours becomes the first admin.`);
+  }
+
+  /** @param settings by which other machines reach a face */
+  readable(settings: readonly string[]): void {
+    this.log.warn(
+      { settings },
+      'passwords, keys and data go over the network for everybody to read: give tls.certificate and tls.key, or let only a proxy with TLS reach the ports',
+    );
+  }
+
   signedIn(user: string, address: string): void {
     this.#signIns.inc({ result: 'right' });
     this.log.info({ user, address }, 'a user has signed in');

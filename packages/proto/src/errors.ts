@@ -491,7 +491,7 @@ export const errors = {
     grpc: 'PERMISSION_DENIED',
     title: 'Host refused',
     detail: 'This server is not "{value}".',
-    action: 'Address it as localhost or 127.0.0.1.',
+    action: 'Address it as localhost or 127.0.0.1, or allow the name with the setting http.allowed_hosts.',
   },
   upgrade_required: {
     http: 426,

@@ -183,6 +183,11 @@ export class Users {
     return await this.#makeLink({ ...user, purpose: user.password === null ? 'invite' : 'reset' });
   }
 
+  /** The same for a user of any tenant: for who runs the installation. @throws ApiError user_not_found */
+  async linkOf(name: string): Promise<Link> {
+    return await this.createLink(this.find(name)?.tenant ?? '', name);
+  }
+
   /** Ends all sessions of a user of the tenant; returns how many there were. @throws ApiError user_not_found */
   async endSessions(tenant: string, name: string): Promise<number> {
     return await this.#endSessions(this.#of(tenant, name).name);
@@ -203,8 +208,9 @@ export class Users {
   }
 
   /** Makes a link for another admin of a tenant, whether it has users or not. The one before is not valid any more. */
-  async adminLink(tenant: string): Promise<Link> {
-    const id = firstId(token('tenant', tenant));
+  async adminLink(named: string): Promise<Link> {
+    const tenant = tenantOf(named);
+    const id = firstId(tenant);
     const { link, content } = this.#newLink({ purpose: 'first', tenant, role: 'admin', user: null }, id);
     await this.#entries.put('link', id, content);
     return link;
@@ -366,6 +372,19 @@ function nameOf(text: string): string {
     value: clip(text),
     expected: 'up to 64 letters, digits, ".", "_", "@", "+" and "-", the first a letter or digit',
   });
+}
+
+/** @throws ApiError bad_value */
+function tenantOf(text: string): string {
+  try {
+    return token('tenant', text);
+  } catch {
+    throw new ApiError('bad_value', {
+      parameter: 'tenant',
+      value: clip(text),
+      expected: 'a name that subjects may have',
+    });
+  }
 }
 
 /** A name in the form of a key of the bucket. */

@@ -354,7 +354,7 @@ function hostile(random: Random, operations: readonly { path: string; method: st
   const takesBody = !['GET', 'HEAD', 'DELETE'].includes(method) && random.next() < 0.8;
   return {
     method,
-    path: `${filled}?${query}`.replace(/\?$/, ''),
+    path: `${filled}?${query.toString()}`.replace(/\?$/, ''),
     more: {
       headers: { ...headers, ...(takesBody && { 'content-type': 'application/json' }) },
       ...(takesBody && { body }),

@@ -1,14 +1,22 @@
 // Both faces, listening from the start: what can't be asked yet is answered so, and /healthz and /readyz always answer.
+import { readFileSync } from 'node:fs';
+import { createSecureContext } from 'node:tls';
 import { ApiError } from '@fleetreel/proto/errors';
 import { SettingsError } from '@fleetreel/proto/settings';
 import type { Access } from '#access/access.ts';
-import { type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
-import { type GrpcSettings, startGrpc } from '#api/grpc/server.ts';
+import { type Certificate, type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
+import { startGrpc } from '#api/grpc/server.ts';
 import { startHttp } from '#api/http/server.ts';
-import type { Telemetry } from '#telemetry.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** The settings of the faces, as `config.ts` has them. */
-export type FaceSettings = { http: { host: string; port: number }; grpc: GrpcSettings; console?: string };
+export type FaceSettings = {
+  http: { host: string; port: number; allowed_hosts?: readonly string[] };
+  grpc: { host: string; port: number };
+  tls?: { certificate: string; key: string };
+  access?: { open_metrics: boolean };
+  console?: string;
+};
 
 /** The faces of one collector. */
 export class Faces {
@@ -25,7 +33,9 @@ export class Faces {
   }
 
   /** Listens on both ports. @throws SettingsError where one can't be had */
-  static async start({ http, grpc, console }: FaceSettings, access: Access, telemetry: Telemetry): Promise<Faces> {
+  static async start(settings: FaceSettings, access: Access, telemetry: Telemetry): Promise<Faces> {
+    const { http, grpc, console } = settings;
+    const tls = certificateOf(settings.tls);
     const state: { rooms: Rooms | undefined } = { rooms: undefined };
     const parts: FaceParts = {
       rooms() {
@@ -37,9 +47,19 @@ export class Faces {
       metrics: new FaceMetrics(telemetry, () => state.rooms?.hub.size ?? 0),
       access,
     };
-    const httpFace = await listening('http', http, startHttp(parts, { ...http, console }));
+    const httpFace = await listening(
+      'http',
+      http,
+      startHttp(parts, {
+        ...http,
+        allowedHosts: http.allowed_hosts ?? [],
+        openMetrics: settings.access?.open_metrics ?? false,
+        tls,
+        console,
+      }),
+    );
     try {
-      return new Faces(httpFace, await listening('grpc', grpc, startGrpc(parts, grpc)), access, state);
+      return new Faces(httpFace, await listening('grpc', grpc, startGrpc(parts, { ...grpc, tls })), access, state);
     } catch (cause) {
       await httpFace.close();
       throw cause;
@@ -56,8 +76,34 @@ export class Faces {
   }
 }
 
+/** Reads certificate and key, once for both faces. @throws SettingsError */
+function certificateOf(tls: FaceSettings['tls']): Certificate | undefined {
+  if (tls === undefined || tls.certificate === '') return undefined;
+  const read = (name: 'certificate' | 'key') => {
+    try {
+      return readFileSync(tls[name]);
+    } catch (cause) {
+      throw new SettingsError(`tls.${name}: the file ${tls[name]} can't be read (${sentence(cause)}).`, { cause });
+    }
+  };
+  const pair = { cert: read('certificate'), key: read('key') };
+  try {
+    createSecureContext(pair);
+  } catch (cause) {
+    throw new SettingsError(
+      `tls: ${tls.certificate} and ${tls.key} are no certificate with its key (${sentence(cause)}).`,
+      { cause },
+    );
+  }
+  return pair;
+}
+
 /** A face, or a sentence about why its address can't be had. */
-async function listening(name: 'http' | 'grpc', { host, port }: GrpcSettings, face: Promise<Face>): Promise<Face> {
+async function listening(
+  name: 'http' | 'grpc',
+  { host, port }: { host: string; port: number },
+  face: Promise<Face>,
+): Promise<Face> {
   try {
     return await face;
   } catch (cause) {

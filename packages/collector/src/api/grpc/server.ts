@@ -14,7 +14,7 @@ import {
 import { logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
-import type { Face, FaceParts } from '#api/faces.ts';
+import type { Certificate, Face, FaceParts } from '#api/faces.ts';
 import { ProtectedServer } from '#api/grpc/access.ts';
 import { agentHandlers } from '#api/grpc/agents.ts';
 import { auditHandlers, customHandlers } from '#api/grpc/custom.ts';
@@ -26,7 +26,7 @@ import { replayHandlers } from '#api/grpc/replay.ts';
 import { accessHandlers } from '#api/grpc/users.ts';
 import { customBodyBytesMax } from '#limits.ts';
 
-export type GrpcSettings = { host: string; port: number };
+export type GrpcSettings = { host: string; port: number; tls: Certificate | undefined };
 
 /** Bytes of a request at most: measures and events; the server has one bound for all methods. */
 const requestBytesMax = customBodyBytesMax;
@@ -39,7 +39,7 @@ const healthMilliseconds = 1000;
 setLogVerbosity(logVerbosity.NONE);
 
 /** Starts the gRPC face; resolves when it listens. */
-export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSettings): Promise<Face> {
+export async function startGrpc(parts: FaceParts, { host, port: wanted, tls }: GrpcSettings): Promise<Face> {
   const server = new ProtectedServer(parts, {
     'grpc.max_receive_message_length': requestBytesMax,
     // An answer may be as large as `valuesMax` values are.
@@ -81,7 +81,9 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted }: GrpcSe
   const port = await new Promise<number>((resolve, reject) =>
     server.bindAsync(
       `${host.includes(':') ? `[${host}]` : host}:${wanted}`,
-      ServerCredentials.createInsecure(),
+      tls
+        ? ServerCredentials.createSsl(null, [{ private_key: tls.key, cert_chain: tls.cert }])
+        : ServerCredentials.createInsecure(),
       (error, bound) => (error ? reject(error) : resolve(bound)),
     ),
   );

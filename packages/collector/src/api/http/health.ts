@@ -1,5 +1,7 @@
+import type { FastifyRequest } from 'fastify';
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
+import { credentialsOf } from '#api/http/access.ts';
 import { type App, json } from '#api/http/app.ts';
 
 const Ready = Type.Object({
@@ -7,8 +9,15 @@ const Ready = Type.Object({
   missing: Type.Array(Type.Object({ dependency: Type.String(), reason: Type.String() })),
 });
 
-export function healthRoutes(app: App, { telemetry }: FaceParts): void {
+export function healthRoutes(app: App, { telemetry, access }: FaceParts, openMetrics: boolean): void {
   const tags = ['operation'];
+  const mayRead = (request: FastifyRequest): boolean => {
+    try {
+      return access.identify(credentialsOf(request), 'read').kind !== undefined;
+    } catch {
+      return false;
+    }
+  };
   const live = Type.Object({ ok: Type.Boolean() });
   app.get(
     '/healthz',
@@ -28,8 +37,11 @@ export function healthRoutes(app: App, { telemetry }: FaceParts): void {
         response: { 200: json('All is well', Ready), 503: json('Something is missing', Ready) },
       },
     },
-    (_, reply) => {
+    (request, reply) => {
       const missing = telemetry.missing();
+      // Addresses of servers are not for whoever asks.
+      if (!mayRead(request))
+        for (const each of missing) each.reason = 'the reason is in the log, and here for who may read';
       const ready = missing.length === 0;
       return reply.code(ready ? 200 : 503).send({ ready, missing });
     },
@@ -37,7 +49,7 @@ export function healthRoutes(app: App, { telemetry }: FaceParts): void {
   app.get(
     '/metrics',
     {
-      config: { scope: 'read' },
+      config: { scope: openMetrics ? 'public' : 'read' },
       schema: {
         summary: 'Metrics of the collector itself, for Prometheus',
         tags,

@@ -25,12 +25,17 @@ const headers = {
   'content-security-policy': plainPolicy,
 };
 
-/** Refuses requests that are addressed to another name, and changes and sockets that another page asks for. */
-export function guard(app: App): void {
+/** Refuses requests that are addressed to a name that is neither one of loopback nor allowed, and changes and sockets that another page asks for. */
+export function guard(app: App, allowed: readonly string[]): void {
+  const names = new Set(
+    allowed.map((name) => (name.includes(':') ? `[${name.replace(/^\[|\]$/g, '')}]` : name).toLowerCase()),
+  );
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(headers);
     const host = request.headers.host ?? '';
-    if (!loopbackName.test(host.replace(/:\d+$/, ''))) throw new ApiError('host_refused', { value: clip(host) });
+    const name = host.replace(/:\d+$/, '');
+    if (!loopbackName.test(name) && !names.has(name.toLowerCase()))
+      throw new ApiError('host_refused', { value: clip(host) });
     if (isChange(request)) checkOrigin(request);
   });
 }

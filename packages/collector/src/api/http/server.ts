@@ -4,7 +4,7 @@ import type { ApiError } from '@fleetreel/proto/errors';
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import type { TObject, TSchema } from 'typebox';
 import type { Need } from '#access/identity.ts';
-import type { Face, FaceParts } from '#api/faces.ts';
+import type { Certificate, Face, FaceParts } from '#api/faces.ts';
 import { protect } from '#api/http/access.ts';
 import { agentRoutes } from '#api/http/agents.ts';
 import type { App } from '#api/http/app.ts';
@@ -31,7 +31,16 @@ import { meRoutes, sessionRoutes } from '#api/http/session.ts';
 import { keyRoutes, userAccessRoutes, userRoutes } from '#api/http/users.ts';
 import { program } from '#config.ts';
 
-export type HttpSettings = { host: string; port: number; console: string | undefined };
+export type HttpSettings = {
+  host: string;
+  port: number;
+  /** By which it may be addressed besides the names of loopback. */
+  allowedHosts: readonly string[];
+  /** Whether /metrics is for whoever reaches the port. */
+  openMetrics: boolean;
+  tls: Certificate | undefined;
+  console: string | undefined;
+};
 
 /** Characters of one part of a path at most. */
 const pathPartCharactersMax = 200;
@@ -40,7 +49,7 @@ const socketCloseMilliseconds = 1000;
 
 /** Starts the HTTP face; resolves when it listens. */
 export async function startHttp(parts: FaceParts, settings: HttpSettings): Promise<Face> {
-  const { app, needs } = await createApp(parts, settings.console);
+  const { app, needs } = await createApp(parts, settings);
   try {
     const address = await app.listen({ host: settings.host, port: settings.port });
     return { port: Number(new URL(address).port), needs, close: () => app.close() };
@@ -53,9 +62,11 @@ export async function startHttp(parts: FaceParts, settings: HttpSettings): Promi
 /** The server, ready to listen, and what its routes ask of their callers. */
 async function createApp(
   parts: FaceParts,
-  consoleFolder: string | undefined,
+  { host, allowedHosts, openMetrics, tls, console: consoleFolder }: HttpSettings,
 ): Promise<{ app: App; needs: ReadonlyMap<string, Need> }> {
   const app: App = fastify({
+    // The types of both kinds of server differ in nothing that is used.
+    ...((tls ? { https: tls } : {}) as object),
     loggerInstance: parts.telemetry.log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: bodyBytesMax,
@@ -95,7 +106,7 @@ async function createApp(
       app.websocketServer.close(() => done());
     },
   });
-  guard(app);
+  guard(app, [...allowedHosts, host]);
   const needs = protect(app, parts.access);
   // Before a body is read that nobody takes.
   app.addHook('onRequest', async (request, reply) => {
@@ -130,7 +141,7 @@ async function createApp(
     },
     { prefix: '/api/v1' },
   );
-  healthRoutes(app, parts);
+  healthRoutes(app, parts, openMetrics);
   fleetRoutes(app, parts);
   const console = await serveConsole(app, consoleFolder);
   app.setNotFoundHandler(async (request, reply) => {

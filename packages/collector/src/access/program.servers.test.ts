@@ -1,0 +1,122 @@
+// The collector as a program on all addresses of the machine: TLS, the first link, the command that makes another.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { request } from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Query } from '@fleetreel/proto/services';
+import { startNats } from '@fleetreel/test/servers/nats';
+import { freePort, startProgram } from '@fleetreel/test/servers/program';
+import { credentials, Metadata } from '@grpc/grpc-js';
+import { expect, test } from 'vitest';
+
+const main = 'packages/collector/src/main.ts';
+const password = 'correct horse battery';
+
+test('the first admin comes by the link in the log, over TLS', { timeout: 180_000 }, async () => {
+  await using closing = new AsyncDisposableStack();
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-tls-'));
+  closing.defer(() => rmSync(folder, { recursive: true }));
+  const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'certificate.pem')];
+  const subject = ['-subj', '/CN=fleet.example', '-addext', 'subjectAltName=DNS:fleet.example,IP:127.0.0.1'];
+  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-days', '2', '-nodes'];
+  execFileSync('openssl', ['req', '-x509', ...kind, '-keyout', key, '-out', certificate, ...subject], {
+    stdio: 'pipe',
+  });
+  const ca = readFileSync(certificate);
+  const nats = closing.use(await startNats());
+  const [http, grpc, nobody] = [await freePort(), await freePort(), await freePort()];
+  const flags = ['--nats-url', nats.url, '--http-host', '0.0.0.0', '--http-allowed-hosts', 'fleet.example'];
+  const ports = ['--http-port', `${http}`, '--grpc-host', '0.0.0.0', '--grpc-port', `${grpc}`];
+  const tls = ['--tls-certificate', certificate, '--tls-key', key];
+  const store = ['--questdb-http-url', `http://127.0.0.1:${nobody}`];
+  const collector = closing.use(await startProgram(main, ['run', ...flags, ...ports, ...tls, ...store]));
+  const line = await collector.line(/There is no user yet/, 60_000);
+  const [, path = '', first = ''] = /(https:\/\/fleet\.example:\d+\/welcome)#(frl_\w+_[\w-]+)/.exec(line) ?? [];
+  expect(path).toBe(`https://fleet.example:${http}/welcome`);
+  expect(collector.lines.join('\n')).not.toContain('go over the network');
+
+  const ask = (method: string, route: string, { host = 'fleet.example', bearer = '', body }: Asked = {}) =>
+    new Promise<{ status: number; cookie: string; body: Record<string, unknown> }>((resolve, reject) => {
+      const asked = request(
+        {
+          host: '127.0.0.1',
+          port: http,
+          method,
+          path: `/api/v1/${route}`,
+          ca,
+          servername: 'fleet.example',
+          headers: {
+            host: `${host}:${http}`,
+            'content-type': 'application/json',
+            ...(bearer && { authorization: `Bearer ${bearer}` }),
+          },
+        },
+        (answer) => {
+          let text = '';
+          answer.setEncoding('utf8').on('data', (piece: string) => (text += piece));
+          answer.on('end', () =>
+            resolve({
+              status: answer.statusCode ?? 0,
+              cookie: answer.headers['set-cookie']?.[0] ?? '',
+              body: JSON.parse(text || '{}') as Record<string, unknown>,
+            }),
+          );
+        },
+      );
+      asked.on('error', reject);
+      asked.end(body && JSON.stringify(body));
+    });
+
+  expect((await ask('GET', 'hosts', { host: 'evil.example' })).body.code).toBe('host_refused');
+  expect((await ask('GET', 'hosts')).body.code).toBe('not_signed_in');
+  // An operator makes another, and the one before is not valid any more.
+  const command = await startProgram(main, ['link', ...flags, '--http-port', `${http}`, ...tls]);
+  await command.exited;
+  const printed = command.lines.find((each) => each.includes('#')) ?? '';
+  expect(printed).toMatch(new RegExp(`^${path}#frl_`));
+  expect(command.lines.join('\n')).toContain('makes an admin of the tenant default');
+  const use = (code: string) => ask('POST', 'link', { body: { code, user: 'ada', password } });
+  expect((await use(first)).body.code).toBe('link_not_valid');
+  const used = await use(printed.split('#')[1] ?? '');
+  expect(used.status).toBe(200);
+  expect(used.cookie).toMatch(/; Secure$/);
+  const signedIn = await ask('POST', 'login', { body: { user: 'ada', password, mode: 'token' } });
+  const token = String(signedIn.body.token);
+  expect((await ask('GET', 'hosts', { bearer: token })).status).toBe(200);
+
+  const query = new Query(`127.0.0.1:${grpc}`, credentials.createSsl(ca), {
+    'grpc.ssl_target_name_override': 'fleet.example',
+  });
+  closing.defer(() => query.close());
+  const metadata = new Metadata();
+  metadata.set('authorization', `Bearer ${token}`);
+  const call = (from?: Metadata) =>
+    new Promise((resolve) => {
+      query.ListHosts({}, from ?? new Metadata(), { deadline: Date.now() + 20_000 }, (error) =>
+        resolve(error?.code ?? 0),
+      );
+    });
+  expect([await call(metadata), await call()]).toEqual([0, 16]);
+
+  // A reset for somebody who is known; nobody else is invited.
+  const reset = await startProgram(main, ['link', '--user', 'ada', '--nats-url', nats.url]);
+  await reset.exited;
+  expect(reset.lines.join('\n')).toContain('sets the password of ada');
+  const unknown = await startProgram(main, ['link', '--user', 'bob', '--nats-url', nats.url]);
+  expect((await unknown.exited).code).toBe(2);
+  expect(unknown.lines.join('\n')).toContain('There is no user "bob"');
+  for (const secret of [password, token, token.split('_')[2] ?? ''])
+    expect(collector.lines.join('\n')).not.toContain(secret);
+});
+
+type Asked = { host?: string; bearer?: string; body?: object };
+
+test('without TLS beyond loopback it says what that means', { timeout: 120_000 }, async () => {
+  await using closing = new AsyncDisposableStack();
+  const nats = closing.use(await startNats());
+  const flags = ['run', '--nats-url', nats.url, '--http-port', '0', '--grpc-port', '0', '--grpc-host', '0.0.0.0'];
+  const collector = closing.use(await startProgram(main, flags));
+  expect(await collector.line(/go over the network/, 60_000)).toContain('"grpc.host"');
+  await collector.line(/There is no user yet/, 60_000);
+});
