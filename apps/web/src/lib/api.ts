@@ -6,13 +6,44 @@ import type {
   DeadLetters,
   Host,
   Hosts,
+  InvitedUser,
+  Key,
+  Keys,
   Latest,
+  Link,
+  LinkPurpose,
+  LinkUse,
+  MadeKey,
+  Me,
+  NewKey,
   Problem,
+  Role,
   Rows,
+  Scope,
   Series,
+  Sessions,
+  SignedIn,
+  User,
+  Users,
 } from '@fleetreel/proto/http';
 
-export type { Aggregation, Catalog, Coverage, Host, Latest, Problem, Rows, Series };
+export type {
+  Aggregation,
+  Catalog,
+  Coverage,
+  Host,
+  Key,
+  Latest,
+  Link,
+  LinkPurpose,
+  Me,
+  Problem,
+  Role,
+  Rows,
+  Scope,
+  Series,
+  User,
+};
 export type Table = Catalog['tables'][number];
 export type Field = Table['fields'][number];
 export type Hole = Coverage['hosts'][number]['holes'][number];
@@ -37,8 +68,16 @@ export type RowsQuery = Pick<SeriesQuery, 'table' | 'hosts' | 'labels' | 'from' 
 /** What `dead-letters` is asked: an empty host means all. */
 export type DeadLettersQuery = { host: string; from: number | string; to: number | string; limit: number };
 
-/** Who is told how many requests are under way, and what time it is at the collector (to the second). */
-export type Observer = { pending?: (count: number) => void; clock?: (now: number) => void };
+/**
+ * Who is told how many requests are under way, what time it is at the collector (to the second), that nobody is signed in
+ * (any more), and that something was asked for that whoever is signed in may not do.
+ */
+export type Observer = {
+  pending?: (count: number) => void;
+  clock?: (now: number) => void;
+  signedOut?: () => void;
+  denied?: () => void;
+};
 
 /** A request that was not answered as hoped: the message is the collector's own sentence where it gave one. */
 export class ApiError extends Error {
@@ -46,16 +85,27 @@ export class ApiError extends Error {
   /** HTTP status, 0 when the collector could not be reached. */
   readonly status: number;
   readonly problem: Problem | null;
+  /** How long to wait before it is worth another try, seconds; null when the collector does not say. */
+  readonly retryAfter: number | null;
 
-  constructor(message: string, status: number, problem: Problem | null, options?: ErrorOptions) {
+  constructor(
+    message: string,
+    status: number,
+    problem: Problem | null,
+    { retryAfter = null, ...options }: ErrorOptions & { retryAfter?: number | null } = {},
+  ) {
     super(message, options);
     this.status = status;
     this.problem = problem;
+    this.retryAfter = retryAfter;
   }
 }
 
 /** Longest that any request may take, milliseconds: the store gives up before. */
 const patience = 60_000;
+
+/** What the collector answers with status 401 to whoever is not signed in; a wrong password has another name. */
+const notSignedIn = 'not_signed_in';
 
 export class Api {
   readonly #base: string;
@@ -114,14 +164,92 @@ export class Api {
     return this.#ask('GET', 'dead-letters', query, signal);
   }
 
-  async #ask<T>(method: string, path: string, parameters: Parameters, signal?: AbortSignal): Promise<T> {
+  /** Who asks, and what they may do. */
+  me(signal?: AbortSignal): Promise<Me> {
+    return this.#ask('GET', 'me', {}, signal);
+  }
+
+  login(user: string, password: string): Promise<SignedIn> {
+    return this.#send('POST', 'login', { user, password });
+  }
+
+  logout(): Promise<void> {
+    return this.#ask('POST', 'logout', {});
+  }
+
+  /** What a one-time link is for. */
+  checkLink(code: string, signal?: AbortSignal): Promise<LinkPurpose> {
+    return this.#ask('POST', 'link/check', {}, signal, { code });
+  }
+
+  /** Uses a one-time link: the password is set, and its user signed in. */
+  useLink(use: LinkUse): Promise<SignedIn> {
+    return this.#send('POST', 'link', use);
+  }
+
+  changePassword(password: string, newPassword: string): Promise<void> {
+    return this.#send('POST', 'me/password', { password, newPassword });
+  }
+
+  sessions(signal?: AbortSignal): Promise<Sessions> {
+    return this.#ask('GET', 'me/sessions', {}, signal);
+  }
+
+  endSession(id: string): Promise<void> {
+    return this.#ask('DELETE', `me/sessions/${encodeURIComponent(id)}`, {});
+  }
+
+  users(signal?: AbortSignal): Promise<Users> {
+    return this.#ask('GET', 'users', {}, signal);
+  }
+
+  inviteUser(user: string, role: Role): Promise<InvitedUser> {
+    return this.#send('POST', 'users', { user, role });
+  }
+
+  setRole(user: string, role: Role): Promise<User> {
+    return this.#send('PATCH', `users/${encodeURIComponent(user)}`, { role });
+  }
+
+  removeUser(user: string): Promise<void> {
+    return this.#ask('DELETE', `users/${encodeURIComponent(user)}`, {});
+  }
+
+  /** A one-time link by which the user chooses a new password. */
+  linkUser(user: string): Promise<Link> {
+    return this.#ask('POST', `users/${encodeURIComponent(user)}/link`, {});
+  }
+
+  endSessions(user: string): Promise<void> {
+    return this.#ask('DELETE', `users/${encodeURIComponent(user)}/sessions`, {});
+  }
+
+  keys(signal?: AbortSignal): Promise<Keys> {
+    return this.#ask('GET', 'keys', {}, signal);
+  }
+
+  createKey(key: NewKey): Promise<MadeKey> {
+    return this.#send('POST', 'keys', key);
+  }
+
+  revokeKey(id: string): Promise<void> {
+    return this.#ask('DELETE', `keys/${encodeURIComponent(id)}`, {});
+  }
+
+  /** Sends what is to be changed: always in the body, so that nothing of it is in an address. */
+  #send<T>(method: string, path: string, body: object): Promise<T> {
+    return this.#ask(method, path, {}, undefined, body);
+  }
+
+  async #ask<T>(method: string, path: string, parameters: Parameters, signal?: AbortSignal, body?: object): Promise<T> {
     const limit = AbortSignal.timeout(patience);
     let response: Response;
     try {
       this.#observer.pending?.(++this.#pending);
       response = await fetch(`${this.#base}/${path}${search(parameters)}`, {
         method,
-        headers: { accept: 'application/json' },
+        headers: { accept: 'application/json', ...(body ? { 'content-type': 'application/json' } : {}) },
+        ...(body ? { body: JSON.stringify(body) } : {}),
         signal: signal ? AbortSignal.any([signal, limit]) : limit,
       });
     } catch (cause) {
@@ -135,7 +263,12 @@ export class Api {
     }
     const date = Date.parse(response.headers.get('date') ?? '');
     if (Number.isFinite(date)) this.#observer.clock?.(date);
-    if (!response.ok) throw await refusal(response);
+    if (!response.ok) {
+      const error = await refusal(response);
+      if (error.problem?.code === notSignedIn) this.#observer.signedOut?.();
+      if (error.status === 403) this.#observer.denied?.();
+      throw error;
+    }
     if (response.status === 204) return undefined as T;
     return (await response.json()) as T;
   }
@@ -164,10 +297,12 @@ function search(parameters: Parameters): string {
 
 async function refusal(response: Response): Promise<ApiError> {
   const fallback = `The collector answered ${response.status} ${response.statusText}`.trim();
+  const seconds = Number(response.headers.get('retry-after') ?? Number.NaN);
+  const retryAfter = Number.isFinite(seconds) ? seconds : null;
   try {
     const problem = (await response.json()) as Problem;
-    return new ApiError(problem.detail || problem.title || fallback, response.status, problem);
+    return new ApiError(problem.detail || problem.title || fallback, response.status, problem, { retryAfter });
   } catch {
-    return new ApiError(`${fallback}.`, response.status, null);
+    return new ApiError(`${fallback}.`, response.status, null, { retryAfter });
   }
 }

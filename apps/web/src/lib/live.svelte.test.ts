@@ -13,7 +13,7 @@ class Socket {
   readyState = 0;
   sent: LiveRequest[] = [];
   onopen = () => {};
-  onclose = () => {};
+  onclose = (_: { reason: string }) => {};
   onmessage = (_: { data: string }) => {};
 
   constructor() {
@@ -22,9 +22,9 @@ class Socket {
   send(text: string) {
     this.sent.push(JSON.parse(text));
   }
-  close() {
+  close(reason = '') {
     this.readyState = 3;
-    this.onclose();
+    this.onclose({ reason });
   }
   open() {
     this.readyState = 1;
@@ -57,7 +57,7 @@ afterEach(() => {
 });
 
 test('equal subscriptions are one on the wire, and the last one to go ends it', () => {
-  const live = new Live(() => 'ws://collector');
+  const live = new Live({ url: () => 'ws://collector' });
   const first = vi.fn();
   const second = vi.fn();
   const watch = { table: 'memory', fields: ['used_percent', 'free_bytes'], hosts: ['web-1'] };
@@ -86,7 +86,7 @@ test('equal subscriptions are one on the wire, and the last one to go ends it', 
 });
 
 test('a lost connection is made again after growing pauses, with all subscriptions', () => {
-  const live = new Live(() => 'ws://collector');
+  const live = new Live({ url: () => 'ws://collector' });
   live.watch({ table: 'cpu' }, { message: () => {} });
   live.watchHosts({ message: () => {} });
   Socket.last.open();
@@ -111,8 +111,25 @@ test('a lost connection is made again after growing pauses, with all subscriptio
   expect(Socket.made).toHaveLength(3);
 });
 
+test('a connection that was never made, or that ended with its session, is told; one that was lost is not', () => {
+  const refused = vi.fn();
+  const live = new Live({ url: () => 'ws://collector', refused });
+  live.watchHosts({ message: () => {} });
+  Socket.last.close();
+  expect(refused).toHaveBeenCalledTimes(1);
+  vi.advanceTimersByTime(1_000);
+  Socket.last.open();
+  Socket.last.close();
+  expect(refused).toHaveBeenCalledTimes(1);
+  vi.advanceTimersByTime(1_000);
+  Socket.last.open();
+  Socket.last.close('not_signed_in');
+  expect(refused).toHaveBeenCalledTimes(2);
+  live.close();
+});
+
 test('what the collector refuses is told to whoever asked for it', () => {
-  const live = new Live(() => 'ws://collector');
+  const live = new Live({ url: () => 'ws://collector' });
   const problem = vi.fn();
   const other = vi.fn();
   live.watch({ table: 'memry' }, { message: () => {}, problem });

@@ -15,6 +15,8 @@ const pauseFirst = 500;
 const pauseLongest = 20_000;
 /** The socket is closed this long after its last subscription, milliseconds: pages change in between. */
 const linger = 3_000;
+/** Why a connection is closed whose session has ended. */
+const notSignedIn = 'not_signed_in';
 /** A timer that is this late, milliseconds, means that the machine slept: what was connected is not any more. */
 const sleptAfter = 15_000;
 
@@ -25,6 +27,7 @@ export class Live {
   lostSince = $state<number | null>(null);
 
   readonly #url: () => string;
+  readonly #refused: () => void;
   readonly #subscriptions = new Map<string, Subscription>();
   #socket: WebSocket | null = null;
   #ids = 0;
@@ -32,8 +35,10 @@ export class Live {
   #retry: ReturnType<typeof setTimeout> | undefined;
   #closing: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(url: () => string = liveUrl) {
+  /** @param refused is called when a connection ended in a way that may mean: not signed in */
+  constructor({ url = liveUrl, refused = () => {} }: { url?: () => string; refused?: () => void } = {}) {
     this.#url = url;
+    this.#refused = refused;
   }
 
   /** Listens to rows of a table until the returned function is called. */
@@ -117,7 +122,9 @@ export class Live {
     this.#retry = undefined;
     const socket = new WebSocket(this.#url());
     this.#socket = socket;
+    let opened = false;
     socket.onopen = () => {
+      opened = true;
       this.#failures = 0;
       this.state = 'open';
       this.lostSince = null;
@@ -125,8 +132,10 @@ export class Live {
     };
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data as string) as LiveMessage);
     // An error is always followed by a close.
-    socket.onclose = () => {
+    socket.onclose = ({ reason }) => {
       if (this.#socket !== socket) return;
+      // Why a connection was refused from the beginning is not told to a page.
+      if (!opened || reason === notSignedIn) this.#refused();
       this.#socket = null;
       this.state = 'lost';
       this.lostSince ??= Date.now();

@@ -40,6 +40,7 @@ test('the initial view needs no parameters, and any view survives the way throug
     wide: ['container'],
     kinds: ['process', 'llm_server'],
     hosts: ['web-1'],
+    ask: { name: ['queue.*', 'a,b'], where: ['size>=10', 'version="1,0"'] },
   };
   expect(readView(writeView(state))).toEqual(state);
   const fixed = { ...initial, fixed: { from: Date.UTC(2026, 10, 21, 5), to: Date.UTC(2026, 10, 21, 6, 0, 0, 250) } };

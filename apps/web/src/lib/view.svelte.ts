@@ -32,6 +32,8 @@ export type ViewState = {
   /** Of events: the only kinds that are shown, and the only hosts. */
   kinds: readonly string[];
   hosts: readonly string[];
+  /** What else a page asks for, by what it calls it: names, conditions, who did something. */
+  ask: Readonly<Record<string, readonly string[]>>;
 };
 
 export const initial: ViewState = {
@@ -50,6 +52,7 @@ export const initial: ViewState = {
   wide: [],
   kinds: [],
   hosts: [],
+  ask: {},
 };
 
 const unitMilliseconds: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -93,6 +96,7 @@ export function readView(parameters: URLSearchParams): ViewState {
     wide: list(parameters.get('wide')),
     kinds: list(parameters.get('kind')),
     hosts: list(parameters.get('host')),
+    ask: tables('q.', list),
   };
 }
 
@@ -118,6 +122,8 @@ export function writeView(state: ViewState): URLSearchParams {
   for (const [name, values] of Object.entries(lists)) put(name, values.map(encodeURIComponent).join(','), '');
   for (const [table, values] of Object.entries(state.only))
     put(`only.${table}`, values.map(encodeURIComponent).join(','), '');
+  for (const [name, values] of Object.entries(state.ask))
+    put(`q.${name}`, values.map(encodeURIComponent).join(','), '');
   for (const [table, order] of Object.entries(state.order)) put(`sort.${table}`, order, '');
   for (const [table, words] of Object.entries(state.find)) put(`find.${table}`, words, '');
   return parameters;
@@ -291,6 +297,13 @@ export class View {
   /** Shows only rows of a table that have these words. */
   findIn(table: string, words: string): void {
     this.set({ find: { ...this.state.find, [table]: words } }, true);
+  }
+
+  /** Asks a page for this; nothing means all. */
+  askFor(name: string, values: readonly string[]): void {
+    const { [name]: _, ...rest } = this.state.ask;
+    const asked = values.filter((value) => value !== '');
+    this.set({ ask: asked.length > 0 ? { ...rest, [name]: asked } : rest }, true);
   }
 
   /** Shows all columns of a table, or those that are looked for most. */
