@@ -1,0 +1,439 @@
+// Who may see and do what, in a real browser against the whole product, where nobody is anybody without signing in. The tests
+// follow one another: the first admin comes by a link, lets a viewer in, makes a key, and shuts them out again.
+import type { InvitedUser } from '@fleetreel/proto/http';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { type Browser, type BrowserContext, chromium, type Page } from 'playwright';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { PublishedHost } from '../frames.ts';
+import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
+import type { Program } from '../servers/program.ts';
+import { eventually, Stack } from '../stack.ts';
+
+const host = 'spruce';
+const second = 1000;
+const patience = { timeout: 20 * second };
+const desktop = { width: 1440, height: 900 };
+const widths = [360, 820, 2560] as const;
+const admin = { name: 'margarete', password: 'tkw8 zqvb 3mx in the rain', next: 'another 9 words for the same' };
+const viewer = { name: 'vera', password: 'only to look at, 4711 times' };
+
+let stack: Stack;
+let connection: NatsConnection;
+let browser: Browser;
+/** The admin's, and the viewer's on another machine. */
+let context: BrowserContext;
+let page: Page;
+let elsewhere: BrowserContext;
+let view: Page;
+/** What the browsers complained of, and every address that they asked. */
+const complaints: string[] = [];
+const asked: string[] = [];
+/** One-time codes and keys, as they were made. */
+let first = '';
+let invitation = '';
+let key = '';
+
+beforeAll(async () => {
+  stack = await Stack.start();
+  for (const { password } of [admin, viewer]) stack.secrets.add(password);
+  stack.secrets.add(admin.next);
+  // Who is there before there are users may be anybody: here they let the first one in.
+  const answer = await fetch(`${stack.address}/api/v1/users`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ user: admin.name, role: 'admin' }),
+  });
+  first = ((await answer.json()) as InvitedUser).link.code;
+  stack.secrets.add(first);
+  stack.anonymous = 'none';
+  await stack.collector.stop();
+  await stack.startCollector();
+
+  connection = await connect({ servers: stack.nats.url });
+  const spruce = new PublishedHost(connection, host);
+  await spruce.describe();
+  await spruce.publish({ load: { load_1m_count: [1] } });
+  browser = await chromium.launch({ executablePath: chromiumPath, args: chromiumFlags });
+  [context, page] = await visit();
+  [elsewhere, view] = await visit();
+});
+
+afterAll(async () => {
+  await browser?.close();
+  await connection?.close();
+  await stack?.[Symbol.asyncDispose]();
+});
+
+// The browser alone does not say why.
+beforeEach(({ onTestFailed }) => {
+  onTestFailed(() => console.log((stack.collector as Program | undefined)?.lines.slice(-10).join('\n')));
+});
+
+test('without signing in there is the door and nothing else, and what was asked for is kept', async () => {
+  await page.goto(`${stack.address}/hosts/${host}?range=1h&zone=utc`);
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+  const { pathname, searchParams } = new URL(page.url());
+  expect(pathname).toBe('/login');
+  expect(searchParams.get('next')).toBe(`/hosts/${host}?range=1h&zone=utc`);
+  expect(await page.getByRole('navigation').count()).toBe(0);
+  expect(await page.locator('body').textContent()).not.toContain('online');
+});
+
+test('a one-time link: its code leaves the address at once, short passwords are not taken, by keyboard alone', async () => {
+  await page.goto(`${stack.address}/welcome#${first}`);
+  await page.getByText('You are invited as admin of default').waitFor();
+  expect(page.url()).toBe(`${stack.address}/welcome`);
+  expect(await page.getByLabel('User').inputValue()).toBe(admin.name);
+  const act = page.getByRole('button', { name: 'Set password and sign in' });
+  await page.getByLabel('Password', { exact: true }).focus();
+  await page.keyboard.type('elevenchars');
+  await page.getByText('1 more character, please').waitFor();
+  await page.keyboard.press('Control+A');
+  await page.keyboard.type('passwordpassword');
+  await page.getByText('Weak: easy to guess').waitFor();
+  await page.keyboard.press('Control+A');
+  await page.keyboard.type(admin.password);
+  await page.getByText('Strong', { exact: true }).waitFor();
+  expect(await act.isDisabled()).toBe(true);
+  // The eye, then the second field.
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('Tab');
+  await page.keyboard.type('something else');
+  await page.getByText('This is not the same.').waitFor();
+  expect(await act.isDisabled()).toBe(true);
+  await page.keyboard.press('Control+A');
+  await page.keyboard.type(admin.password);
+  await page.keyboard.press('Enter');
+  await page.waitForURL(`${stack.address}/hosts`);
+  await page.locator(`[data-testid="host-card"][data-host="${host}"]`).waitFor();
+});
+
+test('a link works once, and says so', async () => {
+  await view.goto(`${stack.address}/welcome#${first}`);
+  await view
+    .getByRole('alert')
+    .getByText(/used already/)
+    .waitFor();
+  await view.goto(`${stack.address}/welcome`);
+  await view.getByText(/opened by a one-time link/).waitFor();
+});
+
+test('signed out is signed out: back shows nothing, and there is no cookie that still works', async () => {
+  const cookies = await context.cookies();
+  await page
+    .getByRole('button', { name: `Signed in: ${admin.name}` })
+    .first()
+    .click();
+  const menu = page.locator('[popover]:popover-open');
+  await menu.getByText('admin of default').waitFor();
+  await menu.getByRole('button', { name: 'Sign out' }).click();
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+  expect(page.url()).toBe(`${stack.address}/login`);
+  await page.goBack();
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+  const cookie = cookies.map(({ name, value }) => `${name}=${value}`).join('; ');
+  expect(cookie).toContain('fleetreel_session=');
+  expect((await fetch(`${stack.address}/api/v1/me`, { headers: { cookie } })).status).toBe(401);
+});
+
+test('a wrong password is a sentence; the right one leads to the page that was asked for', async () => {
+  await page.goto(`${stack.address}/hosts/${host}?range=1h&zone=utc`);
+  await signIn(page, admin.name, 'this is not the password');
+  await page.getByRole('alert').getByText('There is no user of this name with this password.').waitFor();
+  expect(await page.getByLabel('Password', { exact: true }).inputValue()).toBe('');
+  await signIn(page, admin.name, admin.password);
+  await page.waitForURL(`${stack.address}/hosts/${host}?range=1h&zone=utc`);
+  await page.getByRole('heading', { name: host }).waitFor();
+});
+
+test('afterwards it goes to pages of the console only', async () => {
+  for (const next of ['https://example.org/', '//example.org/', '/\\example.org', '/login', 'javascript:alert(1)']) {
+    await page.goto(`${stack.address}/login?next=${encodeURIComponent(next)}`);
+    await signIn(page, admin.name, admin.password);
+    await page.waitForURL(`${stack.address}/hosts`);
+  }
+});
+
+test('who guesses has to wait, and is told until when', async () => {
+  await view.goto(`${stack.address}/login`);
+  const said = view.getByRole('alert').getByText(/Too many sign-ins were tried.*That is at \d\d:\d\d:\d\d/);
+  await eventually('that it is to be waited', 60 * second, async () => {
+    if ((await said.count()) > 0) return true;
+    await signIn(view, 'nobody', 'a password that is none');
+    await view.getByRole('alert').waitFor();
+    return undefined;
+  });
+  expect(await view.getByRole('button', { name: 'Sign in' }).isDisabled()).toBe(true);
+  await expect.poll(() => view.getByRole('button', { name: 'Sign in' }).isEnabled(), patience).toBe(true);
+});
+
+test('an invitation is a link that is shown once; the viewer who comes by it is shown nothing that is for admins', async () => {
+  await page.goto(`${stack.address}/settings/users`);
+  await page.getByRole('button', { name: 'Invite a user' }).click();
+  const dialog = page.getByRole('dialog').and(page.locator('[open]'));
+  await dialog.getByLabel('User', { exact: true }).waitFor();
+  await page.keyboard.press('Escape');
+  await dialog.waitFor({ state: 'hidden' });
+  await page.getByRole('button', { name: 'Invite a user' }).click();
+  await page.keyboard.type(viewer.name);
+  await page.keyboard.press('Enter');
+  const link = await dialog.getByLabel('One-time link', { exact: true }).inputValue();
+  expect(link).toContain(`${stack.address}/welcome#`);
+  invitation = link.split('#')[1] ?? '';
+  stack.secrets.add(invitation);
+  await dialog.getByRole('button', { name: 'Done' }).click();
+  await row('user', viewer.name).getByText('invited').waitFor();
+  expect(await page.locator('body').textContent()).not.toContain(invitation);
+
+  await view.goto(link);
+  await view.getByText('You are invited as viewer of default').waitFor();
+  await view.getByLabel('Password', { exact: true }).fill(viewer.password);
+  await view.getByLabel('Password, once more', { exact: true }).fill(viewer.password);
+  await view.keyboard.press('Enter');
+  await view.waitForURL(`${stack.address}/hosts`);
+  await view.locator(`[data-testid="host-card"][data-host="${host}"]`).click();
+  await view.getByRole('heading', { name: host }).waitFor();
+  expect(await view.getByRole('button', { name: 'Forget…' }).count()).toBe(0);
+  await view.goto(`${stack.address}/settings`);
+  await view.getByText('Viewer of default.').waitFor();
+  expect(await view.getByRole('navigation', { name: 'Settings' }).getByRole('link').allTextContents()).toEqual([
+    'Account',
+  ]);
+  for (const [path, what] of [
+    ['users', 'the users'],
+    ['keys', 'the keys'],
+  ]) {
+    await view.goto(`${stack.address}/settings/${path}`);
+    await view.getByText(`Only an admin may see ${what}. Ask one of default.`).waitFor();
+    expect(await view.getByRole('main').getByRole('button').count()).toBe(0);
+  }
+  // What is not shown is refused, too.
+  const status = await view.evaluate(
+    async (name) => (await fetch(`/api/v1/hosts/${name}`, { method: 'DELETE' })).status,
+    host,
+  );
+  expect(status).toBe(403);
+  await page.reload();
+  await row('user', viewer.name).getByText('invited').waitFor({ state: 'detached' });
+});
+
+test('another role is another console', async () => {
+  await row('user', viewer.name).getByRole('combobox').selectOption('admin');
+  await eventually('that it is so', 20 * second, async () => {
+    await view.goto(`${stack.address}/hosts/${host}`);
+    await view.getByRole('heading', { name: host }).waitFor();
+    return (await view.getByRole('button', { name: 'Forget…' }).count()) === 1 || undefined;
+  });
+  await row('user', viewer.name).getByRole('combobox').selectOption('viewer');
+  await eventually('that it is so again', 20 * second, async () => {
+    await view.goto(`${stack.address}/hosts/${host}`);
+    await view.getByRole('heading', { name: host }).waitFor();
+    return (await view.getByRole('button', { name: 'Forget…' }).count()) === 0 || undefined;
+  });
+});
+
+test('a key is shown once, does what it may, and nothing any more once it is revoked', async () => {
+  await page.goto(`${stack.address}/settings/keys`);
+  await page.getByText('There are no keys yet.').waitFor();
+  await page.getByRole('button', { name: 'Make a key' }).click();
+  const dialog = page.getByRole('dialog').and(page.locator('[open]'));
+  await page.keyboard.type('grafana <b>');
+  await page.keyboard.press('Enter');
+  key = await dialog.getByLabel('Key', { exact: true }).inputValue();
+  stack.secrets.add(key);
+  expect(key).toMatch(/^frk_/);
+  await dialog.getByRole('button', { name: 'Done' }).click();
+  const made = page.getByRole('row').filter({ hasText: 'grafana <b>' });
+  await made.getByText('read', { exact: true }).waitFor();
+  expect(await page.locator('html').innerHTML()).not.toContain(key);
+
+  const ask = async (path: string) =>
+    (await fetch(`${stack.address}/api/v1/${path}`, { headers: { 'x-api-key': key } })).status;
+  expect(await ask('hosts')).toBe(200);
+  expect(await ask('users')).toBe(403);
+  await made.getByRole('button', { name: /Revoke/ }).click();
+  await dialog.getByText('Programs that use it are refused from now on.').waitFor();
+  await dialog.getByRole('button', { name: 'Revoke this key' }).click();
+  await page.getByText('There are no keys yet.').waitFor();
+  await expect.poll(() => ask('hosts'), patience).toBe(401);
+});
+
+test('whose sessions are ended is at the door at once, and comes back to the page that was open', async () => {
+  await view.goto(`${stack.address}/hosts/${host}?range=6h`);
+  await view.getByRole('heading', { name: host }).waitFor();
+  await view.getByRole('status').getByText('Live', { exact: true }).waitFor();
+  await page.goto(`${stack.address}/settings/users`);
+  await row('user', viewer.name)
+    .getByRole('button', { name: /End sessions/ })
+    .click();
+  await view.getByRole('heading', { name: 'Sign in' }).waitFor();
+  expect(new URL(view.url()).searchParams.get('next')).toBe(`/hosts/${host}?range=6h`);
+  await signIn(view, viewer.name, viewer.password);
+  await view.waitForURL(`${stack.address}/hosts/${host}?range=6h`);
+});
+
+test('a changed password ends the other sessions, and one session ends another', async () => {
+  const [other, third] = await visit();
+  await third.goto(`${stack.address}/login`);
+  await signIn(third, admin.name, admin.password);
+  await third.waitForURL(`${stack.address}/hosts`);
+  await page.goto(`${stack.address}/settings/account`);
+  const sessions = page.getByRole('table', { name: 'Sessions' });
+  await sessions.getByText('this one').waitFor();
+  // Signing in over and over left several: the newest but one's own is that of the other browser.
+  const count = await sessions.getByRole('row').count();
+  const others = sessions.getByRole('row').filter({ has: page.getByRole('button', { name: /End/ }) });
+  await others.first().getByRole('button').click();
+  await expect.poll(() => sessions.getByRole('row').count(), patience).toBe(count - 1);
+  await third.getByRole('heading', { name: 'Sign in' }).waitFor();
+
+  await signIn(third, admin.name, admin.password);
+  await third.waitForURL(`${stack.address}/hosts`);
+  await page.getByLabel('Current password', { exact: true }).fill('not the present one');
+  await page.getByLabel('New password', { exact: true }).fill(admin.next);
+  await page.getByLabel('New password, once more', { exact: true }).fill(admin.next);
+  await page.keyboard.press('Enter');
+  await page.getByRole('alert').getByText('The present password is another.').waitFor();
+  await page.getByLabel('Current password', { exact: true }).fill(admin.password);
+  await page.keyboard.press('Enter');
+  await page.getByText('The password is changed, and all other sessions are ended.').waitFor();
+  await third.getByRole('heading', { name: 'Sign in' }).waitFor();
+  await expect.poll(() => sessions.getByRole('row').count(), patience).toBe(2);
+  await other.close();
+});
+
+test('everything of the settings is reached by keyboard, and where the focus is can be seen', async () => {
+  await page.goto(`${stack.address}/settings/users`);
+  await row('user', viewer.name).waitFor();
+  const names: string[] = [];
+  for (let step = 0; step < 60; step++) {
+    await page.keyboard.press('Tab');
+    const focused = page.locator(':focus');
+    if ((await focused.count()) === 0) break;
+    const focus = await focused.evaluate((element) => {
+      const { outlineStyle, outlineWidth } = element.ownerDocument.defaultView.getComputedStyle(element);
+      return {
+        name: String(element.getAttribute('aria-label') ?? element.textContent)
+          .replace(/\s+/g, ' ')
+          .trim(),
+        seen: outlineStyle !== 'none' && Number.parseFloat(outlineWidth) > 0,
+      };
+    });
+    expect(focus.seen, `a visible focus on "${focus.name}"`).toBe(true);
+    names.push(focus.name);
+    if (focus.name.startsWith('Delete…') && focus.name.includes(viewer.name)) break;
+  }
+  const order = [
+    `Signed in: ${admin.name}`,
+    'Settings',
+    'Account',
+    'Users',
+    'Keys',
+    'Invite a user',
+    `Role of ${viewer.name}`,
+  ];
+  expect(names.filter((name) => order.includes(name))).toEqual(order);
+  await page.keyboard.press('Enter');
+  const dialog = page.getByRole('dialog').and(page.locator('[open]'));
+  await dialog.getByRole('heading', { name: `Delete ${viewer.name}?` }).waitFor();
+  await page.keyboard.press('Escape');
+  await dialog.waitFor({ state: 'hidden' });
+  await row('user', viewer.name).waitFor();
+});
+
+test('phone, tablet and wall: nothing is wider than the screen, in either theme', {
+  timeout: 150 * second,
+}, async () => {
+  const pages = [
+    ['/login', 'Sign in'],
+    ['/welcome', 'Welcome'],
+    ['/settings/account', 'Settings'],
+    ['/settings/users', 'Settings'],
+    ['/settings/keys', 'Settings'],
+  ] as const;
+  for (const colorScheme of ['light', 'dark'] as const) {
+    await page.emulateMedia({ colorScheme });
+    for (const [path, title] of pages)
+      for (const width of colorScheme === 'light' ? widths : [360]) {
+        await page.setViewportSize({ width, height: 900 });
+        await page.goto(stack.address + path);
+        await page.getByRole('heading', { level: 1, name: title }).waitFor();
+        await page.getByRole('status', { name: 'Loading' }).first().waitFor({ state: 'detached' });
+        const { scroll, client } = await page
+          .locator('html')
+          .evaluate((html) => ({ scroll: html.scrollWidth, client: html.clientWidth }));
+        expect(scroll, `${path} at ${width}, ${colorScheme}`).toBeLessThanOrEqual(client);
+      }
+  }
+  await page.setViewportSize(desktop);
+});
+
+test('who is deleted is out', async () => {
+  await page.goto(`${stack.address}/settings/users`);
+  await row('user', viewer.name)
+    .getByRole('button', { name: /Delete/ })
+    .click();
+  await page.getByRole('button', { name: 'Delete this user' }).click();
+  await row('user', viewer.name).waitFor({ state: 'detached' });
+  await view.getByRole('heading', { name: 'Sign in' }).waitFor();
+  await signIn(view, viewer.name, viewer.password);
+  await view.getByRole('alert').getByText('There is no user of this name').waitFor();
+});
+
+test('no secret was in an address, and none is kept by the browser', async () => {
+  expect(asked.length).toBeGreaterThan(50);
+  for (const secret of stack.secrets) {
+    expect(asked.filter((url) => decodeURIComponent(url).includes(secret))).toEqual([]);
+    for (const one of [page, view])
+      expect(await one.evaluate('JSON.stringify([localStorage, sessionStorage, document.cookie])')).not.toContain(
+        secret,
+      );
+  }
+  const [cookie] = await context.cookies();
+  expect(cookie).toMatchObject({ name: 'fleetreel_session', httpOnly: true, sameSite: 'Strict', path: '/' });
+});
+
+test('the browser had nothing to complain of but what was refused', () => {
+  expect(complaints.filter((text) => !/status of 4(01|03|10|29)|WebSocket connection/.test(text))).toEqual([]);
+});
+
+test('where anybody may look, nobody is asked to sign in, and the menu says so', async () => {
+  stack.anonymous = 'viewer';
+  await stack.collector.stop();
+  await stack.startCollector();
+  await elsewhere.clearCookies();
+  await view.goto(`${stack.address}/hosts/${host}`);
+  await view.getByRole('heading', { name: host }).waitFor();
+  expect(await view.getByRole('button', { name: 'Forget…' }).count()).toBe(0);
+  await view.getByRole('button', { name: 'Signed in: nobody' }).first().click();
+  const menu = view.locator('[popover]:popover-open');
+  await menu.getByText('Whoever reaches this address is viewer of default: anonymous access is on.').waitFor();
+  await menu.getByRole('link', { name: 'Sign in' }).click();
+  await signIn(view, admin.name, admin.next);
+  await view.waitForURL(`${stack.address}/hosts/${host}`);
+  await view.getByRole('button', { name: 'Forget…' }).waitFor();
+});
+
+/** A browser of its own. */
+async function visit(): Promise<[BrowserContext, Page]> {
+  const made = await browser.newContext({ viewport: desktop, colorScheme: 'light', reducedMotion: 'reduce' });
+  made.setDefaultTimeout(20 * second);
+  const opened = await made.newPage();
+  opened.on('request', (request) => asked.push(request.url()));
+  opened.on('websocket', (socket) => asked.push(socket.url()));
+  opened.on('pageerror', (error) => complaints.push(String(error)));
+  opened.on('console', (message) => {
+    if (message.type() === 'error' || /Content.Security.Policy/i.test(message.text()))
+      complaints.push(`${message.text()} ${message.location().url}`);
+  });
+  return [made, opened];
+}
+
+/** Fills in the form that is shown, and sends it. */
+async function signIn(on: Page, user: string, password: string): Promise<void> {
+  await on.getByLabel('User').fill(user);
+  await on.getByLabel('Password', { exact: true }).fill(password);
+  await on.keyboard.press('Enter');
+}
+
+const row = (of: 'user' | 'key', name: string) => page.locator(`tr[data-${of}="${name}"]`);
