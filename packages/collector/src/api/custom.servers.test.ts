@@ -4,7 +4,15 @@ import { connect } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { subject } from '@fleetreel/proto';
 import { encodeCustomBatch } from '@fleetreel/proto/custom';
-import type { Accepted, CustomEvents, Measures, NewEvent, NewMeasure, Problem } from '@fleetreel/proto/http';
+import type {
+  Accepted,
+  AuditRecords,
+  CustomEvents,
+  Measures,
+  NewEvent,
+  NewMeasure,
+  Problem,
+} from '@fleetreel/proto/http';
 import { Custom } from '@fleetreel/proto/services';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { freePort, type Program, startProgram } from '@fleetreel/test/servers/program';
@@ -12,6 +20,7 @@ import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
 import { credentials, type ServiceError, status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { systemClock } from '#clock.ts';
+import { Audit } from '#log/audit.ts';
 import { connectLog, type Log } from '#log/connect.ts';
 import { CustomLog } from '#log/custom.ts';
 import { Telemetry } from '#telemetry.ts';
@@ -496,6 +505,43 @@ test('what another tenant writes is not found', async () => {
   ]);
   expect(await countOf('*oreign')).toBe(1);
   expect((await measures({ name: 'foreign' })).measures).toMatchObject([{ source: 'k1' }]);
+});
+
+test('the audit trail says who did what, to its tenant alone', async () => {
+  const audit = new Audit(log, 'host.of (tests)', new Telemetry('silent'), systemClock);
+  const ana = { tenant: 'default', kind: 'user', id: 'ana', name: 'Ana "A"' } as const;
+  const address = '192.0.2.1';
+  const after = { role: 'viewer', tags: ['a\n"b"'] };
+  await audit.record(ana, { action: 'user.create', target: 'ben', after, address });
+  await audit.record(ana, { action: 'user.delete', target: 'ben', before: after, address });
+  await audit.record({ ...ana, tenant: 'acme' }, { action: 'user.create', target: 'eve', address });
+  await audit.record({ ...ana, kind: 'anonymous', id: '', name: 'eve' }, { action: 'sign_in', target: 'eve', address });
+  await expect(audit.record(ana, { action: 'Sign in', target: '', address })).rejects.toThrow(/no action/);
+  await until(async () => (await questdb.query('SELECT count() FROM audit')).rows[0]).toEqual([4]);
+  const records = async (more: string) => (await get<AuditRecords>(`audit?${more}`)).records;
+  expect(await records('')).toMatchObject([
+    { action: 'sign_in' },
+    { action: 'user.delete' },
+    { action: 'user.create' },
+  ]);
+  expect(await records('action=user.*&target=b*')).toMatchObject([
+    { action: 'user.delete', before: after, after: null },
+    {
+      action: 'user.create',
+      target: 'ben',
+      actor: { kind: 'user', id: 'ana', name: 'Ana "A"' },
+      before: null,
+      after,
+      address,
+      collector: 'host_of--tests',
+    },
+  ]);
+  expect(await records('actor=eve')).toMatchObject([{ action: 'sign_in', actor: { kind: 'anonymous', id: '' } }]);
+  const first = await get<AuditRecords>('audit?limit=1');
+  const rest = await get<AuditRecords>(`audit?before=${first.before}`);
+  expect([...first.records, ...rest.records]).toEqual(await records(''));
+  for (const method of ['POST', 'PUT', 'DELETE'])
+    expect((await fetch(`http://127.0.0.1:${ports.http}/api/v1/audit`, { method })).status).toBe(405);
 });
 
 test('what can not be read goes to the dead letters, and stops nothing', async () => {
