@@ -1,4 +1,4 @@
-// A local NATS of an older version, which asked nobody who he is, goes on with keys.
+// Keys of NATS: those that a local Fleetreel makes for itself, also over an older version's data, and those for servers elsewhere.
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +10,8 @@ import { Kvm } from '@nats-io/kv';
 import { connect } from '@nats-io/transport-node';
 import { afterAll, expect, test } from 'vitest';
 import { startNats } from '../servers/nats.ts';
+import { startProgram } from '../servers/program.ts';
+import { programs } from '../stack.ts';
 
 const data = mkdtempSync(join(tmpdir(), 'fleetreel-keys-'));
 afterAll(() => rmSync(data, { recursive: true, force: true }));
@@ -51,4 +53,37 @@ test('what the log held is still there, only keys open it, and they stay the sam
   expect(agentOf(again).sub).toBe(agent.sub);
   expect(agentOf(keysOf('web-2'))).toMatchObject({ name: 'web-2', nats: { tags: ['tenant:default', 'host:web-2'] } });
   expect(() => keysOf('web 3')).toThrow(/give it another name with the environment variable FLEETREEL_HOST/);
+});
+
+test('fleetreel nats-keys makes what a server and its collectors need, and never over what is there', async () => {
+  const folder = join(data, 'production');
+  const accounts = join(data, 'accounts');
+  const run = async () => {
+    const program = await startProgram(programs.cli, ['nats-keys', folder, '--accounts', accounts]);
+    const { code } = await program.exited;
+    return { code, said: program.lines.join('\n') };
+  };
+  expect(await run()).toMatchObject({
+    code: 0,
+    said: expect.stringContaining('operator.seed: needed for nothing that runs'),
+  });
+  for (const name of readdirSync(folder)) expect(statSync(join(folder, name)).mode & 0o777, name).toBe(0o600);
+  expect(await run()).toMatchObject({ code: 1, said: expect.stringContaining('is there already') });
+
+  const configuration = readFileSync(join(folder, 'nats-server.conf'), 'utf8').split('\n');
+  await using server = await startNats({ configuration });
+  const credentials = join(folder, 'collector.creds');
+  const known = await connect(new NatsAccess({ url: server.url, credentials }).options);
+  const manager = await jetstreamManager(known);
+  await manager.streams.add({ name: 'FRAMES', subjects: ['fr.v1.>'] });
+  // A collector may do its work, and not remove what it is there for.
+  await expect(manager.streams.delete('FRAMES')).rejects.toThrow(/Permissions Violation/);
+  await known.close();
+  expect(JSON.parse(readFileSync(join(folder, 'issuer.json'), 'utf8'))).toEqual({
+    agentsAccount: expect.stringMatching(/^A/),
+    agentsSeed: expect.stringMatching(/^SA/),
+    operatorSeed: expect.stringMatching(/^SO/),
+    systemCredentials: expect.stringContaining('BEGIN NATS USER JWT'),
+  });
+  expect(readFileSync(join(folder, 'operator.seed'), 'utf8')).toMatch(/^SO\w+\n$/);
 });

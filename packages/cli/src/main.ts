@@ -17,6 +17,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   coverage: async () => (await import('#commands/coverage.ts')).coverage,
   hosts: async () => (await import('#commands/hosts.ts')).hosts,
   latest: async () => (await import('#commands/latest.ts')).latest,
+  'nats-keys': async () => (await import('#commands/nats_keys.ts')).natsKeys,
   record: async () => (await import('#commands/record.ts')).record,
   reel: async () => (await import('#commands/reel.ts')).reel,
   replay: async () => (await import('#commands/replay.ts')).replay,

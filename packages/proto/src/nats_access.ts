@@ -1,6 +1,7 @@
 // How a program of ours gets into NATS: the settings under `nats`, what the client is told of them, and what a refusal means.
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import { readCredentials, type UserCredentials } from '#nats_jwt.ts';
 
 export type NatsSettings = {
@@ -17,11 +18,18 @@ type Proof = { jwt: string; nkey: string; sig: string };
 export type NatsConnectOptions = {
   servers: string[];
   authenticator?: (nonce?: string) => Proof | undefined;
-  tls?: { caFile?: string; certFile?: string; keyFile?: string };
+  tls?: {
+    caFile?: string;
+    certFile?: string;
+    keyFile?: string;
+    checkServerIdentity: (hostname: string, certificate: PeerCertificate) => Error | undefined;
+  };
 };
 
 /** How long the server's greeting is waited for when a refusal is explained, milliseconds. */
 const greetingMilliseconds = 3000;
+/** Characters of a greeting at most: whoever sends more is no NATS server. */
+const greetingCharactersMax = 64 * 1024;
 
 /** The way into NATS by these settings. */
 export class NatsAccess {
@@ -44,6 +52,7 @@ export class NatsAccess {
       ...(credentials !== undefined && { authenticator: (nonce = '') => this.#prove(credentials, nonce) }),
       ...(this.#isEncrypted && {
         tls: {
+          checkServerIdentity: (hostname: string, certificate: PeerCertificate) => isNamed(url, hostname, certificate),
           ...(ca !== undefined && { caFile: ca }),
           ...(certificate !== undefined && { certFile: certificate }),
           ...(key !== undefined && { keyFile: key }),
@@ -99,17 +108,15 @@ export class NatsAccess {
     const certificate = certificateErrors.get(code ?? '');
     if (certificate !== undefined)
       return `the certificate of ${url} is not trusted: ${certificate}${tls?.ca === undefined ? ' (nats.tls.ca names the authority that signed it)' : ` (nats.tls.ca is ${tls.ca})`}`;
-    if (/certificate required|bad certificate|unknown ca|certificate unknown|alert/i.test(message))
-      return `the server refuses this program's certificate (${message}): are nats.tls.certificate and nats.tls.key those that its authority has signed`;
-    if (name === 'TimeoutError' || name === 'ConnectionError' || /timeout|closed|reset/i.test(message)) {
-      // A server that misses a certificate closes, and the client only sees that nobody answers.
-      const greeting = await greetingOf(url);
-      if (greeting?.tls_verify === true)
-        return tls?.certificate === undefined
-          ? 'the server asks for a certificate of this program: give nats.tls.certificate and nats.tls.key'
-          : `the server does not accept the certificate ${tls.certificate} (nats.tls.certificate): has its authority signed it, and is it still valid`;
-    }
-    if (/not available on this server/.test(message))
+    // Most servers say that they miss or refuse a certificate; some only close, and the client sees that nobody answers.
+    const isSilent = name === 'TimeoutError' || name === 'ConnectionError' || /timeout|closed|reset/i.test(message);
+    if (/\balert\b.*\b(certificate|ca|access denied)\b/.test(message) || (isSilent && (await asksForCertificate(url))))
+      return tls?.certificate === undefined
+        ? 'the server asks for a certificate of this program: give nats.tls.certificate and nats.tls.key'
+        : `the server does not accept the certificate ${tls.certificate} (nats.tls.certificate): its authority has to be one that the server trusts, and it has to be valid now`;
+    if (code?.startsWith('ERR_OSSL') || code?.startsWith('ERR_CRYPTO'))
+      return `a file of nats.tls is not what it has to be, or its key belongs to another certificate: ${message}`;
+    if (/not available on this server|does not support 'tls'/.test(message))
       return 'the server does not encrypt, and this program was told to (nats.tls, or tls:// in nats.url)';
     return message || String(code ?? name);
   }
@@ -125,6 +132,23 @@ export class NatsAccess {
       return `${whose} have expired at ${new Date(exp * 1000).toISOString()}: put new ones there, no restart is needed${older}`;
     return `${whose}, issued at ${new Date(iat * 1000).toISOString()}, are refused (${message}): they were revoked, or are of another installation: put new ones there, no restart is needed${older}`;
   }
+}
+
+/**
+ * Whether a certificate is for a server of `nats.url`. The client names no server that has an address instead of a name, and Node
+ * takes it for "localhost" then.
+ */
+function isNamed(url: string, hostname: string, certificate: PeerCertificate): Error | undefined {
+  const named = url.split(',').map((server) => hostOf(server));
+  const hosts = hostname === 'localhost' ? named : [hostname, ...named];
+  const errors = hosts.map((host) => checkServerIdentity(host, certificate));
+  return errors.includes(undefined) ? undefined : errors[0];
+}
+
+/** The name or address in a server's address. */
+function hostOf(server: string): string {
+  const address = server.includes('://') ? server.trim() : `nats://${server.trim()}`;
+  return URL.canParse(address) ? new URL(address).hostname.replace(/^\[|\]$/g, '') : server.trim();
 }
 
 /** What a credentials file says. @throws Error whose message says what is wrong with the file */
@@ -170,35 +194,28 @@ function rootOf(cause: unknown): { name: string; message: string; code: string |
   return found;
 }
 
-/** What a NATS server says of itself before anything is encrypted; undefined where none does. */
-function greetingOf(url: string): Promise<{ tls_verify?: boolean } | undefined> {
-  const [first = ''] = url.split(',').map((server) => server.trim());
-  const address = first.includes('://') ? first : `nats://${first}`;
-  if (!URL.canParse(address)) return Promise.resolve(undefined);
-  const { hostname, port } = new URL(address);
+/** Whether a NATS server says so of itself before anything is encrypted. */
+function asksForCertificate(url: string): Promise<boolean> {
+  const [first = ''] = url.split(',');
+  const address = first.includes('://') ? first.trim() : `nats://${first.trim()}`;
+  if (!URL.canParse(address)) return Promise.resolve(false);
+  const { port } = new URL(address);
   return new Promise((resolve) => {
     const signal = AbortSignal.timeout(greetingMilliseconds);
-    const socket = connect({ host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || 4222), signal });
+    const socket = connect({ host: hostOf(first), port: Number(port || 4222), signal });
     let text = '';
-    const settle = (info?: { tls_verify?: boolean }) => {
+    const settle = (does: boolean) => {
       socket.destroy();
-      resolve(info);
+      resolve(does);
     };
     socket.setEncoding('utf8');
-    socket.on('error', () => settle());
-    socket.on('close', () => settle());
+    socket.on('error', () => settle(false));
+    socket.on('close', () => settle(false));
     socket.on('data', (piece: string) => {
       text += piece;
       const line = /^INFO (.*)\r\n/.exec(text)?.[1];
-      if (line !== undefined) settle(parsed(line));
+      if (line !== undefined) settle(/"tls_verify":\s*true/.test(line));
+      else if (text.length > greetingCharactersMax) settle(false);
     });
   });
-}
-
-function parsed(line: string): { tls_verify?: boolean } | undefined {
-  try {
-    return JSON.parse(line) as { tls_verify?: boolean };
-  } catch {
-    return undefined;
-  }
 }
