@@ -34,8 +34,8 @@ export async function enroll(
 /** @throws SettingsError */
 function addressOf(text: string | undefined): URL {
   if (text === undefined) throw new SettingsError('enroll.url is missing: where the collector is (--url).');
-  const url = URL.canParse(text) ? new URL('/api/v1/enrolments/claim', text) : undefined;
-  if (url === undefined || !/^https?:$/.test(url.protocol))
+  const url = /^https?:\/\//.test(text) && URL.canParse(text) ? new URL('/api/v1/enrolments/claim', text) : undefined;
+  if (url === undefined)
     throw new SettingsError(`enroll.url: ${text} is no address: write it as https://collector:7600.`);
   if (url.protocol === 'http:' && !/^(127(\.\d{1,3}){3}|\[::1\]|localhost)$/.test(url.hostname))
     throw new SettingsError(

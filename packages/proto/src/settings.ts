@@ -99,7 +99,7 @@ export function readSettings<S extends TObject>(
   if (line === undefined) return { help: help(program) };
   if (line === 'version') return { help: `${program.name} ${program.version}` };
 
-  const settings: Record<string, unknown> = {};
+  const settings = groupsOf(program.settings);
   for (const leaf of leaves) if (leaf.schema.default !== undefined) put(settings, leaf.path, leaf.schema.default);
 
   const named = line.flags.get('config') ?? environment.FLEETREEL_CONFIG;
@@ -348,6 +348,12 @@ function leavesOf(schema: TObject, at: readonly string[] = []): Leaf[] {
 
 /** A secret is no flag: every user of a machine can list what its programs were started with. */
 const isFlag = ({ schema }: Leaf): boolean => schema.secret !== true;
+/** The groups of settings, also those in which nothing is set. */
+function groupsOf(schema: TObject): Record<string, unknown> {
+  const groups = Object.entries(schema.properties).filter(([, child]) => Type.IsObject(child));
+  return Object.fromEntries(groups.map(([key, child]) => [key, groupsOf(child as TObject)]));
+}
+
 const flagOf = (leaf: Leaf): string => leaf.path.join('-').replaceAll('_', '-');
 const variableOf = (leaf: Leaf): string => `FLEETREEL_${leaf.path.join('_').toUpperCase()}`;
 const show = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value));
