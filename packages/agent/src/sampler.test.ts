@@ -312,3 +312,70 @@ test('a wall clock that is set back or forth brings no tick twice, counts none a
   expect(new Set(times.map(Math.floor)).size).toBeLessThan(times.length);
   expect(telemetry.ticksSkipped).toBe(0);
 });
+
+test('another interval is in force at once, in a tick of its own; those after it are aligned, and none counts as missed', async () => {
+  const clock = new MovedClock();
+  const { sampler: one, telemetry } = sampler([source('one', () => rows(1))], clock, 60_000);
+  const stopping = new AbortController();
+  const ticks: { at_ms: number; interval_ms: number }[] = [];
+  const running = one.run(({ time_us, interval_ms }) => {
+    ticks.push({ at_ms: Math.round(time_us / 1000), interval_ms });
+  }, stopping.signal);
+  const start_ms = clock.now_us() / 1000;
+  await clock.move(1000);
+  expect(ticks).toEqual([]);
+  one.change({ interval_ms: 5000, off: new Set() });
+  await clock.move(11_000);
+  const [first, ...aligned] = ticks;
+  expect(first).toEqual({ at_ms: Math.round(start_ms + 1000), interval_ms: 5000 });
+  expect(aligned.length).toBeGreaterThanOrEqual(2);
+  for (const { at_ms } of aligned) expect(at_ms % 5000).toBe(0);
+  // Shortly after a tick: rates need some time.
+  const last_ms = ticks.at(-1)?.at_ms ?? 0;
+  one.change({ interval_ms: 300_000, off: new Set() });
+  await clock.move(2000);
+  expect(ticks.at(-1)).toEqual({ at_ms: expect.any(Number) as number, interval_ms: 300_000 });
+  expect((ticks.at(-1)?.at_ms ?? 0) - last_ms).toBeGreaterThanOrEqual(500);
+  one.change({ interval_ms: 1000, off: new Set() });
+  await clock.move(3500);
+  const seconds = ticks.filter(({ interval_ms }) => interval_ms === 1000).slice(1);
+  expect(seconds.length).toBeGreaterThanOrEqual(2);
+  for (const { at_ms } of seconds) expect(at_ms % 1000).toBe(0);
+  expect(telemetry.ticksSkipped).toBe(0);
+  stopping.abort();
+  await running;
+});
+
+test('a source that is turned off is closed and left out, and opened anew when it is turned on; one that hangs is let go', async () => {
+  const clock = new MovedClock();
+  const did: string[] = [];
+  const log = (what: string) => ({
+    open: () => void did.push(`open ${what}`),
+    close: () => void did.push(`close ${what}`),
+  });
+  let answer = Promise.withResolvers<Tables>();
+  const { sampler: one } = sampler(
+    [source('one', () => rows(1), log('one')), source('slow', () => answer.promise, log('slow'))],
+    clock,
+  );
+  const tick = async () => {
+    const sampled = one.sample();
+    await clock.move(2500);
+    return (await sampled).tables;
+  };
+  expect((await tick()).source?.source).toEqual(['one', 'slow']);
+  one.change({ interval_ms: 5000, off: new Set(['one', 'slow']) });
+  expect(did).toEqual(['open one', 'open slow', 'close one']);
+  // Late, and nobody asks any more.
+  answer.resolve(rows(9));
+  const { source: none, udp } = await tick();
+  expect([none, udp]).toEqual([undefined, undefined]);
+  expect(did).toEqual(['open one', 'open slow', 'close one', 'close slow']);
+  answer = Promise.withResolvers<Tables>();
+  answer.resolve(rows(2));
+  one.change({ interval_ms: 5000, off: new Set() });
+  const tables = await tick();
+  expect(tables.source?.state).toEqual(['ok', 'ok']);
+  expect(did.slice(4)).toEqual(['open one', 'open slow']);
+  await one.close();
+});

@@ -314,7 +314,7 @@ export class Sampler {
         watched.runningSince_ms === undefined ? watched.duration_s : (now_ms - watched.runningSince_ms) / 1000,
       );
     }
-    return table;
+    return table.source.length === 0 ? undefined : table;
   }
 
   /** Sleeps until the wall clock is at a multiple of the interval, or the interval changes; false when the signal came first. */
