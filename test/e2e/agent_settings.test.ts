@@ -22,7 +22,7 @@ const start = () =>
 
 /** Waits until the collector says so of the agent. */
 const agentThat = (is: (agent: AgentState) => boolean) =>
-  eventually(`an agent that is as asked for: ${is.toString()}`, 25_000, async () => {
+  eventually(`an agent that is as asked for: ${is.toString()}`, 60_000, async () => {
     const answer = await fetch(`${stack.address}/api/v1/agents`);
     const found = ((await answer.json()) as Agents).agents.find((one) => one.host === 'web-1');
     if (found && is(found)) return found;

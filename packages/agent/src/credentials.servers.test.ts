@@ -83,7 +83,7 @@ test('what is its own it may do', async () => {
   await claims.delete('default.web_1');
   const settings = await new Kvm(collector).open(agentsBucket, { allow_direct: true });
   const told: string[] = [];
-  web.subscribe('$KV.agents.default.web_1', { callback: (_, message) => void told.push(message.string()) });
+  web.subscribe('fr.told.agents.default.web_1', { callback: (_, message) => void told.push(message.string()) });
   await web.flush();
   await settings.put('default.web_1', 'mine');
   await settings.put('default.other', 'not mine');
@@ -102,6 +102,7 @@ test.for([
   'fr.v1.default.custom.key',
   'fr.v1.default.audit.collector',
   'fr.told.claims.default.web_1',
+  'fr.told.agents.default.web_1',
   'fr.claim.default.other.session',
   '$KV.claims.default.other',
   '$KV.claims.acme.web_1',
@@ -158,6 +159,7 @@ test.for([
   '$KV.agents.default.*',
   '$KV.agents.default.other',
   'fr.told.claims.default.other',
+  'fr.told.agents.default.other',
   'fr.claim.>',
   'fr.claim.default.other.*',
   '$KV.>',

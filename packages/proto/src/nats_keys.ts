@@ -26,7 +26,7 @@ const requests: readonly string[] = [
   `$KV.${claimBucket}.*.*`,
   ...ownBuckets.map((bucket) => direct(bucket, '*.*')),
 ];
-const told: readonly string[] = [toldSubject(claimBucket, '*.*'), `$KV.${agentsBucket}.*.*`];
+const told: readonly string[] = ownBuckets.map((bucket) => toldSubject(bucket, '*.*'));
 
 /** What one agent may do; `tenant` and `host` as they are in subjects. */
 export function agentPermissions(tenant: string, host: string): Permissions {
@@ -42,7 +42,7 @@ export function agentPermissions(tenant: string, host: string): Permissions {
         ...ownAlone,
       ],
     },
-    sub: { allow: [toldSubject(claimBucket, key), `$KV.${agentsBucket}.${key}`, ...ownAlone] },
+    sub: { allow: [...ownBuckets.map((bucket) => toldSubject(bucket, key)), ...ownAlone] },
   };
 }
 

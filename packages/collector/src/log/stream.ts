@@ -34,8 +34,8 @@ export const buckets = {
   access: 'access',
 } as const;
 
-/** What hosts write to themselves: each tells of its own key what was stored, since a host may make no consumer. */
-const told: readonly string[] = [buckets.claims];
+/** Buckets of which each host has a key of its own: it is told of its changes when they are stored, since it may make no consumer. */
+const told: readonly string[] = [buckets.claims, buckets.agents];
 
 /** What the log has to be like: how long and how much it keeps, in milliseconds and bytes, and on how many servers. */
 export type LogSettings = { age_ms: number; bytes: number; replicas?: number };
