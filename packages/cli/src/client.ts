@@ -16,12 +16,20 @@ import type {
   Enrolled,
   Hole,
   Hosts,
+  Key,
+  Keys,
   Latest,
+  MadeKey,
+  Role,
   Row,
   Rows,
+  Scope,
   Series,
+  Users,
 } from '@fleetreel/proto/http';
 import {
+  Access,
+  type AccessKey__Output,
   Agents,
   type AgentTargetMessage,
   type ChangeAgentSettingsRequest,
@@ -45,9 +53,12 @@ import {
   type ClientDuplexStream,
   type ClientReadableStream,
   credentials,
+  InterceptingCall,
+  type Interceptor,
   type ServiceError,
   status,
 } from '@grpc/grpc-js';
+import { accessOf } from '#access.ts';
 
 /** The collector could not be asked, or refused. The message is one sentence. */
 export class CallError extends Error {
@@ -86,9 +97,22 @@ export type Play = {
   end(): void;
 };
 
+/** Says with each call who asks. */
+const withKey =
+  (key: string): Interceptor =>
+  (options, next) =>
+    new InterceptingCall(next(options), {
+      start(metadata, listener, proceed) {
+        metadata.set('authorization', `Bearer ${key}`);
+        proceed(metadata, listener);
+      },
+    });
+
 /** A connection to one collector. Answers have the shapes of the HTTP contract. */
 export class Collector implements Disposable {
   readonly #address: string;
+  readonly #hasKey: boolean;
+  readonly #access: InstanceType<typeof Access>;
   readonly #query: InstanceType<typeof Query>;
   readonly #live: InstanceType<typeof Live>;
   readonly #dead: InstanceType<typeof DeadLetters>;
@@ -98,13 +122,20 @@ export class Collector implements Disposable {
 
   constructor(address: string) {
     this.#address = address;
-    const options = { 'grpc.max_receive_message_length': largestAnswer };
-    this.#query = new Query(address, credentials.createInsecure(), options);
-    this.#live = new Live(address, credentials.createInsecure(), options);
-    this.#dead = new DeadLetters(address, credentials.createInsecure(), options);
-    this.#agents = new Agents(address, credentials.createInsecure(), options);
-    this.#replay = new Replay(address, credentials.createInsecure(), options);
-    this.#enrolment = new Enrolment(address, credentials.createInsecure(), options);
+    const { key, tls, ca } = accessOf(process.env);
+    this.#hasKey = key !== undefined;
+    const channel = tls ? credentials.createSsl(ca) : credentials.createInsecure();
+    const options = {
+      'grpc.max_receive_message_length': largestAnswer,
+      interceptors: key === undefined ? [] : [withKey(key)],
+    };
+    this.#access = new Access(address, channel, options);
+    this.#query = new Query(address, channel, options);
+    this.#live = new Live(address, channel, options);
+    this.#dead = new DeadLetters(address, channel, options);
+    this.#agents = new Agents(address, channel, options);
+    this.#replay = new Replay(address, channel, options);
+    this.#enrolment = new Enrolment(address, channel, options);
   }
 
   /** @throws CallError */
@@ -230,6 +261,98 @@ export class Collector implements Disposable {
         if (error || !answer?.target) return reject(this.#error(error));
         resolve({ target: targetOf(answer.target), changed: answer.changed });
       });
+    });
+  }
+
+  /** @throws CallError */
+  users(): Promise<Users> {
+    return new Promise((resolve, reject) => {
+      this.#access.ListUsers({}, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({
+          users: answer.users.map(({ name, role, created_ms, last_sign_in_ms, sessions, has_password }) => ({
+            name,
+            role: role as Role,
+            created: created_ms,
+            lastSignIn: last_sign_in_ms ?? null,
+            sessions,
+            hasPassword: has_password,
+          })),
+        });
+      });
+    });
+  }
+
+  /** Makes a user; the link sets its password. @throws CallError */
+  createUser(user: string, role: Role): Promise<{ path: string; expires: number }> {
+    return new Promise((resolve, reject) => {
+      this.#access.CreateUser({ user, role }, this.#options(), (error, answer) => {
+        if (error || !answer?.link) return reject(this.#error(error));
+        resolve({ path: answer.link.path, expires: answer.link.expires_ms });
+      });
+    });
+  }
+
+  /** Makes a link by which a user sets a new password. @throws CallError */
+  userLink(user: string): Promise<{ path: string; expires: number }> {
+    return new Promise((resolve, reject) => {
+      this.#access.CreateLink({ user }, this.#options(), (error, answer) => {
+        if (error || !answer?.link) return reject(this.#error(error));
+        resolve({ path: answer.link.path, expires: answer.link.expires_ms });
+      });
+    });
+  }
+
+  /** @throws CallError */
+  changeUser(user: string, role: Role): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#access.ChangeUser({ user, role }, this.#options(), (error) =>
+        error ? reject(this.#error(error)) : resolve(),
+      );
+    });
+  }
+
+  /** @throws CallError */
+  deleteUser(user: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#access.DeleteUser({ user }, this.#options(), (error) => (error ? reject(this.#error(error)) : resolve()));
+    });
+  }
+
+  /** How many sessions were ended. @throws CallError */
+  endSessions(user: string): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#access.EndSessions({ user }, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve(answer.ended);
+      });
+    });
+  }
+
+  /** @throws CallError */
+  keys(): Promise<Keys> {
+    return new Promise((resolve, reject) => {
+      this.#access.ListKeys({}, this.#options(), (error, answer) => {
+        if (error || !answer) return reject(this.#error(error));
+        resolve({ keys: answer.keys.map(keyOf) });
+      });
+    });
+  }
+
+  /** Makes an API key; its secret is told this once. @throws CallError */
+  createKey(name: string, scopes: Scope[], ttl: string): Promise<MadeKey> {
+    return new Promise((resolve, reject) => {
+      this.#access.CreateKey({ name, scopes, ttl }, this.#options(), (error, answer) => {
+        if (error || !answer?.key) return reject(this.#error(error));
+        resolve({ key: keyOf(answer.key), secret: answer.secret });
+      });
+    });
+  }
+
+  /** @throws CallError */
+  revokeKey(id: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#access.RevokeKey({ id }, this.#options(), (error) => (error ? reject(this.#error(error)) : resolve()));
     });
   }
 
@@ -410,6 +533,7 @@ export class Collector implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#access.close();
     this.#query.close();
     this.#live.close();
     this.#dead.close();
@@ -444,6 +568,16 @@ export class Collector implements Disposable {
           1,
           options,
         );
+      case status.UNAUTHENTICATED:
+        return new CallError(
+          this.#hasKey
+            ? `The collector at ${this.#address} does not know this API key: it is another's, was revoked, or has expired.`
+            : `The collector at ${this.#address} asks who you are, and there are no credentials: set FLEETREEL_KEY, or name the file of an API key with FLEETREEL_KEY_FILE or --key-file.`,
+          1,
+          options,
+        );
+      case status.PERMISSION_DENIED:
+        return new CallError(details, 1, options);
       case status.INVALID_ARGUMENT:
       case status.NOT_FOUND:
       case status.OUT_OF_RANGE:
@@ -453,6 +587,17 @@ export class Collector implements Disposable {
     }
   }
 }
+
+const keyOf = (key: AccessKey__Output): Key => ({
+  id: key.id,
+  name: key.name,
+  scopes: key.scopes as Scope[],
+  created: key.created_ms,
+  createdBy: key.created_by,
+  expires: key.expires_ms ?? null,
+  lastUsed: key.last_used_ms ?? null,
+  lastAddress: key.last_address,
+});
 
 const letterOf = ({ time_us, original_sequence, size_bytes, ...letter }: DeadLetterMessage): DeadLetter => ({
   ...letter,

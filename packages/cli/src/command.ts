@@ -43,6 +43,14 @@ export type Invocation = {
 /** Flags of every command. */
 const common: Readonly<Record<string, Flag>> = {
   address: { value: 'HOST:PORT', help: 'The collector, also FLEETREEL_ADDRESS [127.0.0.1:7601]' },
+  'key-file': {
+    value: 'FILE',
+    help: 'File of the API key, also FLEETREEL_KEY_FILE; the key itself may be in FLEETREEL_KEY, and is never an argument',
+  },
+  'ca-file': {
+    value: 'FILE',
+    help: "Speak TLS, with a collector whose certificate this one signed, also FLEETREEL_CA_FILE; FLEETREEL_TLS=true trusts the system's",
+  },
   json: { help: 'JSON for programs; times in milliseconds since 1970, null for what is not available' },
   help: { help: 'This page' },
 };

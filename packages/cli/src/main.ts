@@ -16,6 +16,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   enroll: async () => (await import('#commands/enroll.ts')).enroll,
   coverage: async () => (await import('#commands/coverage.ts')).coverage,
   hosts: async () => (await import('#commands/hosts.ts')).hosts,
+  keys: async () => (await import('#commands/keys.ts')).keys,
   latest: async () => (await import('#commands/latest.ts')).latest,
   'nats-keys': async () => (await import('#commands/nats_keys.ts')).natsKeys,
   record: async () => (await import('#commands/record.ts')).record,
@@ -24,6 +25,7 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   rows: async () => (await import('#commands/rows.ts')).rows,
   series: async () => (await import('#commands/series.ts')).series,
   tail: async () => (await import('#commands/tail.ts')).tail,
+  users: async () => (await import('#commands/users.ts')).users,
 };
 const upSummary = 'Start everything on this machine and keep it running; see fleetreel up --help';
 
@@ -54,6 +56,17 @@ async function main(argv: readonly string[]): Promise<number> {
     if (invocation === undefined) {
       process.stdout.write(`${helpOf(command)}\n`);
       return 0;
+    }
+    // The client reads it from there, whoever named it.
+    for (const [flag, variable] of [
+      ['key-file', 'FLEETREEL_KEY_FILE'],
+      ['ca-file', 'FLEETREEL_CA_FILE'],
+    ] as const) {
+      const [value] = invocation.flags.get(flag) ?? [];
+      if (value === undefined) continue;
+      process.env[variable] = value;
+      // What is named on the command line comes before what the environment has.
+      if (flag === 'key-file') delete process.env.FLEETREEL_KEY;
     }
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stopping.abort());
     await command.run(invocation, new Output(process.stdout, process.env), stopping.signal);

@@ -1,6 +1,6 @@
 // The collector as a program on all addresses of the machine: TLS, the first link, the command that makes another.
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ import { expect, test } from 'vitest';
 const main = 'packages/collector/src/main.ts';
 const password = 'correct horse battery';
 
-test('the first admin comes by the link in the log, over TLS', { timeout: 180_000 }, async () => {
+test('the first admin comes by the link in the log, over TLS', { timeout: 300_000 }, async () => {
   await using closing = new AsyncDisposableStack();
   const folder = mkdtempSync(join(tmpdir(), 'fleetreel-tls-'));
   closing.defer(() => rmSync(folder, { recursive: true }));
@@ -98,6 +98,29 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 180_00
       );
     });
   expect([await call(metadata), await call()]).toEqual([0, 16]);
+
+  // The command line, which is told by its environment who asks.
+  const cli = async (environment: Record<string, string>, ...args: string[]) => {
+    const trusted = { FLEETREEL_CA_FILE: certificate, FLEETREEL_ADDRESS: `127.0.0.1:${grpc}`, ...environment };
+    const program = await startProgram('packages/cli/src/main.ts', args, trusted);
+    return { code: (await program.exited).code, text: program.lines.join('\n') };
+  };
+  expect((await cli({}, 'hosts')).text).toContain('there are no credentials: set FLEETREEL_KEY');
+  const made = await cli({ FLEETREEL_KEY: token }, 'keys', 'add', 'ci', '--scope', 'read');
+  const [secret = ''] = /frk_\S+/.exec(made.text) ?? [];
+  expect(secret, made.text).not.toBe('');
+  const keyFile = join(folder, 'ci.key');
+  writeFileSync(keyFile, `${secret}\n`);
+  expect((await cli({}, 'hosts', '--key-file', keyFile)).code).toBe(0);
+  const refused = await cli({ FLEETREEL_KEY_FILE: keyFile }, 'users', 'add', 'bea');
+  expect([refused.code, refused.text]).toEqual([1, expect.stringContaining('needs the right "admin"')]);
+  expect((await cli({ FLEETREEL_KEY: token }, 'users', 'add', 'bea')).text).toMatch(/\/welcome#frl_/);
+  expect((await cli({ FLEETREEL_KEY: token }, 'users', 'list')).text).toMatch(/bea +viewer +0 +- +invited/);
+  const listed = await cli({ FLEETREEL_KEY: token }, 'keys', 'list');
+  expect(listed.text).toMatch(/ci +read/);
+  expect(listed.text).not.toContain(secret.split('_')[2]);
+  expect((await cli({ FLEETREEL_KEY: token }, 'keys', 'revoke', secret.split('_')[1] ?? '')).code).toBe(0);
+  expect((await cli({}, 'hosts', '--key-file', keyFile)).text).toContain('does not know this API key');
 
   // A reset for somebody who is known; nobody else is invited.
   const reset = await startProgram(main, ['link', '--user', 'ada', '--nats-url', nats.url]);
