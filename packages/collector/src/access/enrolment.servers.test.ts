@@ -107,7 +107,7 @@ test('credentials let a host publish as itself, and are cut off at once when the
   expect({ status, body }).toMatchObject({ status: 200, body: { tenant: 'default', host: 'web.1' } });
   expect(body.expires).toBeGreaterThan(Date.now() + 23 * 3_600_000);
   const connection = await client(body.credentials ?? '', 'default', 'web_1');
-  await expect(jetstream(connection).publish('fr.v1.default.frame.web_1', 'x')).resolves.toMatchObject({ seq: 1 });
+  await expect(jetstream(connection).publish('fr.v1.default.frame.web_1', 'x')).resolves.toMatchObject({ stream: 'FRAMES' });
   await expect(jetstream(connection).publish('fr.v1.default.frame.other', 'x')).rejects.toThrow(
     /Permissions Violation/,
   );
@@ -280,4 +280,26 @@ test('fleetreel enroll and fleetreel-agent enroll bring a host in, and fleetreel
   const { credentials = '' } = await enrolment.credentials(wish('box-2'));
   writeFileSync(path, credentials);
   await running.line(/connected again/, 60_000);
+});
+
+test('who let a host in or shut it out is in the audit trail, and nothing secret is', async () => {
+  const given = await ask<Enrolled>('POST', 'enrolments', { host: 'seen-1', mode: 'credentials' });
+  const made = await ask<Enrolled>('POST', 'enrolments', { host: 'seen-2', mode: 'code' });
+  await ask('POST', 'enrolments/claim', { code: made.body.code, publicKey: keyOf() });
+  await ask('DELETE', 'credentials/seen-1');
+  const trail: string[] = [];
+  const newest = await log.manager.streams.getMessage('FRAMES', { last_by_subj: 'fr.v1.default.audit.test' });
+  for (let seq = (newest?.seq ?? 0) - 3; seq <= (newest?.seq ?? 0); seq++) {
+    const message = await log.manager.streams.getMessage('FRAMES', { seq });
+    trail.push(Buffer.from(message?.data ?? []).toString('latin1'));
+  }
+  const actions = ['enrolment.create', 'enrolment.create', 'enrolment.claim', 'credentials.revoke'];
+  const hosts = ['seen-1', 'seen-2', 'seen-2', 'seen-1'];
+  for (const [index, record] of trail.entries()) {
+    expect(record).toContain(actions[index]);
+    expect(record).toContain(hosts[index]);
+    expect(record).toContain('127.0.0.1');
+  }
+  const secrets = [readCredentials(given.body.credentials ?? '').key.seed, made.body.code?.split(':')[1] ?? '?'];
+  for (const secret of secrets) expect(trail.join()).not.toContain(secret);
 });

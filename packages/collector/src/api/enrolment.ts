@@ -1,6 +1,6 @@
 // What both faces share of enrolment.
 import { ApiError } from '@fleetreel/proto/errors';
-import type { Enrolled } from '@fleetreel/proto/http';
+import type { ClaimedEnrolment, Enrolled } from '@fleetreel/proto/http';
 import type { Enrolment } from '#access/enrolment.ts';
 import type { Identity } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
@@ -12,12 +12,45 @@ export function enrolmentOf({ rooms }: Pick<FaceParts, 'rooms'>): Enrolment {
   return enrolment;
 }
 
-/** Lets a host of the caller's tenant in. */
-export function enrol(
-  enrolment: Enrolment,
-  { tenant, name }: Identity,
+/** Lets a host of the caller's tenant in. @param address from where it is asked */
+export async function enrol(
+  parts: Pick<FaceParts, 'rooms'>,
+  identity: Identity,
   { host, ttl, code }: { host: string; ttl: string | undefined; code: boolean },
+  address: string,
 ): Promise<Enrolled> {
-  const wish = { tenant, host, ttl, by: name };
-  return code ? enrolment.code(wish) : enrolment.credentials(wish);
+  const enrolment = enrolmentOf(parts);
+  const wish = { tenant: identity.tenant, host, ttl, by: identity.name };
+  const enrolled = code ? await enrolment.code(wish) : await enrolment.credentials(wish);
+  const after = { mode: code ? 'code' : 'credentials', ttl: ttl || null, expires: enrolled.expires };
+  await parts.rooms().audit.record(identity, { action: 'enrolment.create', target: host, after, address });
+  return enrolled;
+}
+
+/** Credentials for a code. */
+export async function claim(
+  parts: Pick<FaceParts, 'rooms'>,
+  given: { code: string; publicKey: string },
+  address: string,
+): Promise<ClaimedEnrolment> {
+  const claimed = await enrolmentOf(parts).claim(given, address);
+  const { tenant, host, expires } = claimed;
+  const actor = { tenant, kind: 'system', id: '', name: 'enrolment code' } as const;
+  const after = { publicKey: given.publicKey, expires };
+  await parts.rooms().audit.record(actor, { action: 'enrolment.claim', target: host, after, address });
+  return claimed;
+}
+
+/** Takes a host's credentials back; how many were valid. */
+export async function revoke(
+  parts: Pick<FaceParts, 'rooms'>,
+  identity: Identity,
+  host: string,
+  address: string,
+): Promise<number> {
+  const revoked = await enrolmentOf(parts).revoke(identity.tenant, host);
+  await parts
+    .rooms()
+    .audit.record(identity, { action: 'credentials.revoke', target: host, before: { valid: revoked }, address });
+  return revoked;
 }

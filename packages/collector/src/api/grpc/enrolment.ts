@@ -1,25 +1,21 @@
 import type { EnrolmentHandlers } from '@fleetreel/proto/services';
-import { enrol, enrolmentOf } from '#api/enrolment.ts';
+import { claim, enrol, enrolmentOf, revoke } from '#api/enrolment.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { unary, unaryPublic } from '#api/grpc/status.ts';
 
 export function enrolmentHandlers(parts: FaceParts): EnrolmentHandlers {
   return {
-    Enrol: unary(parts, 'Enrolment/Enrol', async ({ host, ttl, code }, identity) => {
+    Enrol: unary(parts, 'Enrolment/Enrol', async ({ host, ttl, code }, identity, address) => {
       const {
         credentials = '',
         code: made = '',
         expires,
         ...who
-      } = await enrol(enrolmentOf(parts), identity, {
-        host,
-        ttl,
-        code,
-      });
+      } = await enrol(parts, identity, { host, ttl, code }, address);
       return { ...who, credentials, code: made, expires_ms: expires ?? 0 };
     }),
     ClaimEnrolment: unaryPublic(parts, 'Enrolment/ClaimEnrolment', async ({ code, public_key }, peer) => {
-      const { expires, ...claimed } = await enrolmentOf(parts).claim({ code, publicKey: public_key }, peer);
+      const { expires, ...claimed } = await claim(parts, { code, publicKey: public_key }, peer);
       return { ...claimed, expires_ms: expires ?? 0 };
     }),
     ListCredentials: unary(parts, 'Enrolment/ListCredentials', async (_, { tenant }) => {
@@ -35,8 +31,8 @@ export function enrolmentHandlers(parts: FaceParts): EnrolmentHandlers {
       }));
       return { credentials };
     }),
-    RevokeCredentials: unary(parts, 'Enrolment/RevokeCredentials', async ({ host }, { tenant }) => ({
-      revoked: await enrolmentOf(parts).revoke(tenant, host),
+    RevokeCredentials: unary(parts, 'Enrolment/RevokeCredentials', async ({ host }, identity, address) => ({
+      revoked: await revoke(parts, identity, host, address),
     })),
   };
 }

@@ -26,24 +26,22 @@ export function statusOf(error: unknown, method: string, { telemetry }: Pick<Fac
 export const unary = <Q, A>(
   parts: FaceParts,
   method: string,
-  answer: (question: Q, identity: Identity) => Promise<A>,
-): handleUnaryCall<Q, A> => called(parts, method, (call) => answer(call.request, identityOf(call)));
+  answer: (question: Q, identity: Identity, address: string) => Promise<A>,
+): handleUnaryCall<Q, A> => called(parts, method, (call) => answer(call.request, identityOf(call), addressOf(call)));
 
 /** The same for a method that anybody may call: it hears from where. */
 export const unaryPublic = <Q, A>(
   parts: FaceParts,
   method: string,
   answer: (question: Q, address: string) => Promise<A>,
-): handleUnaryCall<Q, A> =>
-  called(parts, method, (call) =>
-    answer(
-      call.request,
-      call
-        .getPeer()
-        .replace(/:\d+$/, '')
-        .replace(/^\[|\]$/g, ''),
-    ),
-  );
+): handleUnaryCall<Q, A> => called(parts, method, (call) => answer(call.request, addressOf(call)));
+
+/** From where a call comes, without the port. */
+const addressOf = (call: { getPeer(): string }): string =>
+  call
+    .getPeer()
+    .replace(/:\d+$/, '')
+    .replace(/^\[|\]$/g, '');
 
 function called<Q, A>(
   parts: FaceParts,

@@ -7,7 +7,7 @@ import {
   RevokedCredentials,
 } from '@fleetreel/proto/http';
 import Type from 'typebox';
-import { enrol, enrolmentOf } from '#api/enrolment.ts';
+import { claim, enrol, enrolmentOf, revoke } from '#api/enrolment.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 
@@ -30,8 +30,8 @@ export function enrolmentRoutes(app: App, parts: FaceParts): void {
         },
       },
     },
-    async ({ body: { host, ttl, mode }, identity }) =>
-      await enrol(enrolmentOf(parts), identity, { host, ttl, code: mode === 'code' }),
+    async ({ body: { host, ttl, mode }, identity, ip }) =>
+      await enrol(parts, identity, { host, ttl, code: mode === 'code' }, ip),
   );
   app.post<{ Body: EnrolmentClaim }>(
     '/enrolments/claim',
@@ -46,7 +46,7 @@ export function enrolmentRoutes(app: App, parts: FaceParts): void {
         response: { 200: json('The token of the key', ClaimedEnrolment), ...problem(400, 403, 409, 429, 503) },
       },
     },
-    ({ body, ip }) => enrolmentOf(parts).claim(body, ip),
+    ({ body, ip }) => claim(parts, body, ip),
   );
   app.get(
     '/credentials',
@@ -74,6 +74,6 @@ export function enrolmentRoutes(app: App, parts: FaceParts): void {
         response: { 200: json('How many there were', RevokedCredentials), ...problem(403, 404, 409, 503) },
       },
     },
-    async ({ params, identity }) => ({ revoked: await enrolmentOf(parts).revoke(identity.tenant, params.host) }),
+    async ({ params, identity, ip }) => ({ revoked: await revoke(parts, identity, params.host, ip) }),
   );
 }
