@@ -178,8 +178,9 @@ export const customEntriesMax = 10_000;
 export const customBodyBytesMax = 4 * 1024 * 1024;
 /** Characters of the text of a measure or an event: a message, not a file. */
 export const customTextCharactersMax = 8192;
-/** Keys of the metadata of one entry, and characters of a string among them. */
+/** Keys of the metadata of one entry. */
 export const metadataKeysMax = 32;
+/** Characters of a string among them. */
 export const metadataCharactersMax = 1024;
 /** Bytes of a message of the log that holds them, about: NATS takes 1 MiB, and the greatest entry has 300 kB. */
 export const customMessageBytes = 600 * 1024;
