@@ -1,9 +1,20 @@
 // The only place that asks the collector over HTTP. Types come from the contract, nothing else does.
 import type {
+  AgentSettingsBody,
+  AgentSettingsChange,
+  AgentSettingsPage,
+  Agents,
   Aggregation,
+  AuditRecord,
+  AuditRecords,
   Catalog,
   Coverage,
+  Credentials,
+  CustomEvent,
+  CustomEvents,
   DeadLetters,
+  Enrolled,
+  EnrolmentRequest,
   Host,
   Hosts,
   InvitedUser,
@@ -15,6 +26,8 @@ import type {
   LinkUse,
   MadeKey,
   Me,
+  Measure,
+  Measures,
   NewKey,
   Problem,
   Role,
@@ -29,14 +42,17 @@ import type {
 
 export type {
   Aggregation,
+  AuditRecord,
   Catalog,
   Coverage,
+  CustomEvent,
   Host,
   Key,
   Latest,
   Link,
   LinkPurpose,
   Me,
+  Measure,
   Problem,
   Role,
   Rows,
@@ -48,6 +64,15 @@ export type Table = Catalog['tables'][number];
 export type Field = Table['fields'][number];
 export type Hole = Coverage['hosts'][number]['holes'][number];
 export type Row = Latest['rows'][number];
+
+/** How grave an event is, the least first. */
+export const severities = [
+  'debug',
+  'info',
+  'warning',
+  'error',
+  'critical',
+] as const satisfies readonly CustomEvent['severity'][];
 
 /** What `series` is asked: times are milliseconds since 1970 or relative (`-15m`, `now`). */
 export type SeriesQuery = {
@@ -64,6 +89,20 @@ export type SeriesQuery = {
 
 /** What `rows` is asked. */
 export type RowsQuery = Pick<SeriesQuery, 'table' | 'hosts' | 'labels' | 'from' | 'to'> & { limit: number };
+
+/** What `measure` and `event` are asked: `*` in names stands for any characters; all conditions on metadata hold. */
+export type CustomQuery = {
+  names: readonly string[];
+  where: readonly string[];
+  from: number | string;
+  to: number | string;
+  limit: number;
+  /** Where a list continues; empty for its begin. */
+  before: string;
+};
+
+/** What `audit` is asked: what is empty means all. */
+export type AuditQuery = Pick<CustomQuery, 'from' | 'to' | 'limit' | 'before'> & { actor: string; action: string };
 
 /** What `dead-letters` is asked: an empty host means all. */
 export type DeadLettersQuery = { host: string; from: number | string; to: number | string; limit: number };
@@ -234,6 +273,59 @@ export class Api {
 
   revokeKey(id: string): Promise<void> {
     return this.#ask('DELETE', `keys/${encodeURIComponent(id)}`, {});
+  }
+
+  /** Measures that applications wrote, the newest first. */
+  measures({ names, ...query }: CustomQuery, signal?: AbortSignal): Promise<Measures> {
+    return this.#ask('GET', 'measure', { name: names, ...query }, signal);
+  }
+
+  /** Events that applications wrote, the newest first. */
+  customEvents(
+    { names, ...query }: CustomQuery & { severity: readonly string[] },
+    signal?: AbortSignal,
+  ): Promise<CustomEvents> {
+    return this.#ask('GET', 'event', { name: names, ...query }, signal);
+  }
+
+  /** Who changed what, the newest first. */
+  audit(query: AuditQuery, signal?: AbortSignal): Promise<AuditRecords> {
+    return this.#ask('GET', 'audit', query, signal);
+  }
+
+  /** Every host with the settings that are wanted of its agent, and those in effect. */
+  agents(signal?: AbortSignal): Promise<Agents> {
+    return this.#ask('GET', 'agents', {}, signal);
+  }
+
+  /** What is wanted of agents, by target, and which settings there are. */
+  agentSettings(signal?: AbortSignal): Promise<AgentSettingsPage> {
+    return this.#ask('GET', 'agents/settings', {}, signal);
+  }
+
+  /** Says which settings are wanted of a target, all of them; `dryRun` changes nothing and says what would be. */
+  setAgentSettings(target: string, body: AgentSettingsBody, dryRun = false): Promise<AgentSettingsChange> {
+    const path = `agents/settings/${encodeURIComponent(target)}`;
+    const parameters: Parameters = dryRun ? { dryRun: 'true' } : {};
+    // To want nothing more is to take the target away.
+    return Object.keys(body.settings).length === 0
+      ? this.#ask('DELETE', path, parameters)
+      : this.#ask('PUT', path, parameters, undefined, body);
+  }
+
+  /** Credentials that agents were given for NATS. */
+  credentials(signal?: AbortSignal): Promise<Credentials> {
+    return this.#ask('GET', 'credentials', {}, signal);
+  }
+
+  /** Lets a host in. */
+  enrol(request: EnrolmentRequest): Promise<Enrolled> {
+    return this.#send('POST', 'enrolments', request);
+  }
+
+  /** Takes all credentials of a host back. */
+  revokeCredentials(host: string): Promise<void> {
+    return this.#ask('DELETE', `credentials/${encodeURIComponent(host)}`, {});
   }
 
   /** Sends what is to be changed: always in the body, so that nothing of it is in an address. */

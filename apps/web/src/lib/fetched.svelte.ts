@@ -27,7 +27,7 @@ export class Fetched<T> {
     } catch (error) {
       if (abort.signal.aborted || isAbort(error)) return;
       this.failure = sentence(error);
-      this.status = error instanceof ApiError && [403, 501].includes(error.status) ? 'denied' : 'error';
+      this.status = error instanceof ApiError && [403, 409].includes(error.status) ? 'denied' : 'error';
     }
   }
 

@@ -10,6 +10,12 @@ export const hostLink = (host: string, carried = ''): string => `${resolve('/hos
 /** What happened on all hosts. */
 export const eventsLink = (carried = ''): string => `${resolve('/events')}${carried}`;
 
+/** Events that applications wrote. */
+export const customEventsLink = (carried = ''): string => `${resolve('/events/applications')}${carried}`;
+
+/** Measures that applications wrote. */
+export const measuresLink = (carried = ''): string => `${resolve('/measures')}${carried}`;
+
 /** Where one signs in; afterwards it goes on to `next`, an address of the console. */
 export const loginLink = (next = ''): string =>
   `${resolve('/login')}${next === '' ? '' : `?${new URLSearchParams({ next })}`}`;
@@ -31,7 +37,7 @@ export const settingsLink = (carried = ''): string => `${resolve('/settings')}${
 
 /** One page of the settings. */
 export const settingLink = (name: Setting, carried = ''): string => `${resolve('/settings')}/${name}${carried}`;
-export type Setting = 'account' | 'users' | 'keys';
+export type Setting = 'account' | 'users' | 'keys' | 'agents' | 'audit';
 
 /** The reference of the HTTP interface, served by the collector. */
 export const docsLink = '/docs';
