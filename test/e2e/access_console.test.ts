@@ -202,6 +202,8 @@ test('an invitation is a link that is shown once; the viewer who comes by it is 
   for (const [path, what] of [
     ['users', 'the users'],
     ['keys', 'the keys'],
+    ['agents', 'the settings of agents'],
+    ['audit', 'the audit'],
   ]) {
     await view.goto(`${stack.address}/settings/${path}`);
     await view.getByText(`Only an admin may see ${what}. Ask one of default.`).waitFor();
@@ -341,6 +343,64 @@ test('everything of the settings is reached by keyboard, and where the focus is 
   await row('user', viewer.name).waitFor();
 });
 
+test('measures and events of applications: as text, drawn, and asked for by what a click says', async () => {
+  const hostile = '<img src=x onerror=alert(1)>';
+  const put = (kind: string, entries: object[]) =>
+    page.evaluate(
+      async ([path, body]) =>
+        (await fetch(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body })).status,
+      [`/api/v1/${kind}`, JSON.stringify(entries)] as const,
+    );
+  const depth = (value: number, queue: string) => ({ name: 'queue.depth', value, metadata: { queue } });
+  expect(await put('measure', [depth(7, hostile), depth(11, 'mail')])).toBeLessThan(300);
+  expect(await put('event', [{ name: 'deploy.done', text: hostile, severity: 'error' }])).toBeLessThan(300);
+  const rows = page.locator('table tbody tr');
+  await page.goto(`${stack.address}/measures`);
+  await eventually(
+    'both measures',
+    30 * second,
+    async () => (await rows.count()) === 2 || page.reload().then(() => undefined),
+  );
+  await rows.getByText(hostile).waitFor();
+  await page.getByTestId('chart').waitFor();
+  await rows.getByRole('button', { name: hostile }).click();
+  await expect.poll(() => rows.count(), patience).toBe(1);
+  await page.reload();
+  await rows.getByText('7', { exact: true }).waitFor();
+  expect(await rows.count()).toBe(1);
+  await page.getByRole('button', { name: /Take away/ }).click();
+  await page.getByLabel('Name', { exact: true }).fill('nothing.*');
+  await page.keyboard.press('Enter');
+  await page.getByText('No measure of this range is as asked for.').waitFor();
+  await page.goto(`${stack.address}/events/applications?q.severity=error`);
+  await eventually(
+    'the event',
+    30 * second,
+    async () => (await rows.count()) === 1 || page.reload().then(() => undefined),
+  );
+  await rows.getByText(hostile).waitFor();
+});
+
+test('a setting is wanted of agents after it was said which hosts it changes', async () => {
+  await page.goto(`${stack.address}/settings/agents`);
+  await page.getByText('Nothing is wanted: every agent follows its own file.').waitFor();
+  await page.getByRole('button', { name: 'Want a setting' }).click();
+  const dialog = page.getByRole('dialog').and(page.locator('[open]'));
+  await dialog.getByLabel('Setting 1', { exact: true }).fill('interval');
+  await dialog.getByLabel('Value 1', { exact: true }).fill('now and then');
+  await page.keyboard.press('Enter');
+  await dialog
+    .getByRole('alert')
+    .getByText(/interval can't be/)
+    .waitFor();
+  await dialog.getByLabel('Value 1', { exact: true }).fill('2s');
+  await page.keyboard.press('Enter');
+  await dialog.getByText('One host changes').waitFor();
+  await dialog.getByRole('button', { name: 'Change 1 host' }).click();
+  await page.locator('tr[data-target="all"]').getByText('2s').waitFor();
+  await page.locator(`tr[data-agent="${host}"]`).getByText('interval').waitFor();
+});
+
 test('phone, tablet and wall: nothing is wider than the screen, in either theme', {
   timeout: 150 * second,
 }, async () => {
@@ -350,6 +410,10 @@ test('phone, tablet and wall: nothing is wider than the screen, in either theme'
     ['/settings/account', 'Settings'],
     ['/settings/users', 'Settings'],
     ['/settings/keys', 'Settings'],
+    ['/settings/agents', 'Settings'],
+    ['/settings/audit', 'Settings'],
+    ['/measures', 'Measures'],
+    ['/events/applications', 'Events'],
   ] as const;
   for (const colorScheme of ['light', 'dark'] as const) {
     await page.emulateMedia({ colorScheme });
@@ -394,7 +458,7 @@ test('no secret was in an address, and none is kept by the browser', async () =>
 });
 
 test('the browser had nothing to complain of but what was refused', () => {
-  expect(complaints.filter((text) => !/status of 4(01|03|10|29)|WebSocket connection/.test(text))).toEqual([]);
+  expect(complaints.filter((text) => !/status of 4(00|01|03|09|10|29)|WebSocket connection/.test(text))).toEqual([]);
 });
 
 test('where anybody may look, nobody is asked to sign in, and the menu says so', async () => {
