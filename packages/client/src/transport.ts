@@ -23,7 +23,7 @@ export class Transport {
   constructor(url: string, key: string, milliseconds: number) {
     this.address = addressOf(url);
     if (typeof key !== 'string' || key === '')
-      throw new ConfigurationError('There is no key: give "key", one that `fleetreel keys create` shows.');
+      throw new ConfigurationError('There is no key: give "key", one of an administrator (frk_...).');
     // A header takes no other characters, and the error of one that refuses repeats its value.
     if (!/^[\x21-\x7e]+$/.test(key))
       throw new ConfigurationError('The key has characters that no key has: give it as it was shown, without spaces.');

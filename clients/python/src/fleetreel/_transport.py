@@ -32,7 +32,7 @@ class Secret:
 
     def __init__(self, text: object) -> None:
         if not isinstance(text, str) or text == "":
-            raise ConfigurationError('There is no key: give "key", one that `fleetreel keys create` shows.')
+            raise ConfigurationError('There is no key: give "key", one of an administrator (frk_...).')
         # A header takes no other characters, and the error of one that refuses repeats its value.
         if re.fullmatch(r"[\x21-\x7e]+", text) is None:
             raise ConfigurationError(
