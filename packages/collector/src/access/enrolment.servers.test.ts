@@ -107,7 +107,9 @@ test('credentials let a host publish as itself, and are cut off at once when the
   expect({ status, body }).toMatchObject({ status: 200, body: { tenant: 'default', host: 'web.1' } });
   expect(body.expires).toBeGreaterThan(Date.now() + 23 * 3_600_000);
   const connection = await client(body.credentials ?? '', 'default', 'web_1');
-  await expect(jetstream(connection).publish('fr.v1.default.frame.web_1', 'x')).resolves.toMatchObject({ stream: 'FRAMES' });
+  await expect(jetstream(connection).publish('fr.v1.default.frame.web_1', 'x')).resolves.toMatchObject({
+    stream: 'FRAMES',
+  });
   await expect(jetstream(connection).publish('fr.v1.default.frame.other', 'x')).rejects.toThrow(
     /Permissions Violation/,
   );
