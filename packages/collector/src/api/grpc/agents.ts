@@ -1,5 +1,6 @@
 import type { AgentTarget } from '@fleetreel/proto/http';
 import type { AgentsHandlers } from '@fleetreel/proto/services';
+import { changeAgentSettings } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { unary } from '#api/grpc/status.ts';
 import { settingsThatThereAre } from '#query/agents.ts';
@@ -16,16 +17,20 @@ export function agentHandlers(parts: FaceParts): AgentsHandlers {
       targets: rooms().agents.targets(tenant).map(targetMessage),
       settings: [...settingsThatThereAre],
     })),
-    ChangeAgentSettings: unary(parts, 'Agents/ChangeAgentSettings', async (question, { tenant }) => {
+    ChangeAgentSettings: unary(parts, 'Agents/ChangeAgentSettings', async (question, identity, address) => {
       const { target, set, unset, replace, dry_run, revision } = question;
-      const { target: then, changed } = await rooms().agents.change(tenant, {
-        target,
-        set,
-        unset,
-        isWhole: replace,
-        isTrial: dry_run,
-        revision: Number(revision) || undefined,
-      });
+      const { target: then, changed } = await changeAgentSettings(
+        parts,
+        { identity, address },
+        {
+          target,
+          set,
+          unset,
+          isWhole: replace,
+          isTrial: dry_run,
+          revision: Number(revision) || undefined,
+        },
+      );
       return { target: targetMessage(then), changed };
     }),
   };

@@ -3,23 +3,24 @@ import type {
   DeadLetterFilter__Output,
   DeadLettersHandlers,
 } from '@fleetreel/proto/services';
+import { type By, changeDeadLetters } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { unary } from '#api/grpc/status.ts';
 import { systemClock } from '#clock.ts';
 import type { DeadLetterHead } from '#log/dead.ts';
-import { changeDead, listDead, sequenceOf } from '#query/dead_letters.ts';
+import { listDead, sequenceOf } from '#query/dead_letters.ts';
 
 const now = () => systemClock.now_us() / 1000;
 
 export function deadLetterHandlers(parts: FaceParts): DeadLettersHandlers {
   const { rooms } = parts;
-  const change = async (what: 'redrive' | 'discard', tenant: string, choice: DeadLetterChoice__Output | null) => {
+  const change = async (what: 'redrive' | 'discard', by: By, choice: DeadLetterChoice__Output | null) => {
     const wanted = {
       ...questionOf(choice?.filter ?? null),
       sequences: (choice?.sequences ?? []).map(String),
       all: choice?.all ?? false,
     };
-    const { before = 0, ...outcome } = await changeDead(rooms().deadLetters, what, tenant, wanted, now());
+    const { before = 0, ...outcome } = await changeDeadLetters(parts, by, what, wanted, now());
     return { outcome: { ...outcome, before } };
   };
   return {
@@ -31,11 +32,11 @@ export function deadLetterHandlers(parts: FaceParts): DeadLettersHandlers {
       const { bytes, ...letter } = await rooms().deadLetters.get(tenant, sequenceOf(String(sequence), 'sequence'));
       return { letter: letterMessage(letter), content: Buffer.from(bytes) };
     }),
-    RedriveDeadLetters: unary(parts, 'DeadLetters/RedriveDeadLetters', ({ choice }, { tenant }) =>
-      change('redrive', tenant, choice),
+    RedriveDeadLetters: unary(parts, 'DeadLetters/RedriveDeadLetters', ({ choice }, identity, address) =>
+      change('redrive', { identity, address }, choice),
     ),
-    DiscardDeadLetters: unary(parts, 'DeadLetters/DiscardDeadLetters', ({ choice }, { tenant }) =>
-      change('discard', tenant, choice),
+    DiscardDeadLetters: unary(parts, 'DeadLetters/DiscardDeadLetters', ({ choice }, identity, address) =>
+      change('discard', { identity, address }, choice),
     ),
   };
 }

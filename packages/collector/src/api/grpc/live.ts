@@ -1,10 +1,11 @@
 import type { Field } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import type { LiveHandlers } from '@fleetreel/proto/services';
+import { recordReplay } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { recorded, written } from '#api/grpc/replay.ts';
 import { identityOf } from '#api/grpc/rights.ts';
-import { statusOf } from '#api/grpc/status.ts';
+import { addressOf, statusOf } from '#api/grpc/status.ts';
 import { hostNames, tableNames, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
 import type { Update } from '#live/hub.ts';
@@ -100,6 +101,11 @@ async function follow(
       tables: tableNames(tables),
       from: token ? { token } : { time_us: timeOf(from || 'now', 'from', systemClock.now_us() / 1000) },
     };
+    await recordReplay(parts, { identity: identityOf(call), address: addressOf(call) }, 'follow', {
+      from,
+      hosts,
+      tables,
+    });
     for await (const part of parts.rooms().replays.follow(question, signal))
       await written(call, { frames: part.frames.map(recorded), token: part.token }, signal);
   } catch (error) {

@@ -8,9 +8,10 @@ import type {
 } from '@fleetreel/proto/services';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import type { ServerDuplexStream } from '@grpc/grpc-js';
+import { recordReplay } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { identityOf } from '#api/grpc/rights.ts';
-import { statusOf } from '#api/grpc/status.ts';
+import { addressOf, statusOf } from '#api/grpc/status.ts';
 import { sourceQuestion, speedOf, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
 import type { Mark, Player, Reader } from '#replay/player.ts';
@@ -76,6 +77,7 @@ async function play(call: Call, stopping: AbortController, parts: FaceParts): Pr
     const asked = { from, to, fromSequence: Number(from_sequence), toSequence: Number(to_sequence), hosts, tables };
     const question = sourceQuestion(identityOf(call).tenant, asked, systemClock.now_us() / 1000);
     const options = { speed: speedOf(speed), isPaused: paused, shift };
+    await recordReplay(parts, { identity: identityOf(call), address: addressOf(call) }, 'play', asked);
     using opened = await parts.rooms().replays.open(question, new CallReader(call, signal), options);
     player = opened;
     call.resume();

@@ -37,7 +37,7 @@ export const unaryPublic = <Q, A>(
 ): handleUnaryCall<Q, A> => called(parts, method, (call) => answer(call.request, addressOf(call)));
 
 /** From where a call comes, without the port. */
-const addressOf = (call: { getPeer(): string }): string =>
+export const addressOf = (call: { getPeer(): string }): string =>
   call
     .getPeer()
     .replace(/:\d+$/, '')

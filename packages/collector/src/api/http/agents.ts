@@ -1,6 +1,7 @@
 import { ApiError } from '@fleetreel/proto/errors';
 import { AgentSettingsBody, AgentSettingsChange, AgentSettingsPage, Agents } from '@fleetreel/proto/http';
 import Type from 'typebox';
+import { changeAgentSettings } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { oneOf, type Parameters } from '#api/http/parameters.ts';
@@ -69,7 +70,7 @@ export function agentRoutes(app: App, { rooms }: FaceParts): void {
         response: { 200: json('What is wanted now', AgentSettingsChange), ...problem(400, 409, 413, 415, 503) },
       },
     },
-    async ({ params: { target }, query, body, identity }): Promise<AgentSettingsChange> => {
+    ({ params: { target }, query, body, identity, ip: address }): Promise<AgentSettingsChange> => {
       const { settings: set, revision } = body;
       if (Object.keys(set).length === 0)
         throw new ApiError('missing_parameter', {
@@ -77,8 +78,7 @@ export function agentRoutes(app: App, { rooms }: FaceParts): void {
           expected: 'at least one, or delete the target',
         });
       const change = { target, set, unset: [], isWhole: true, isTrial: isTrial(query), revision };
-      const { before: _, ...result } = await rooms().agents.change(identity.tenant, change);
-      return result;
+      return changeAgentSettings({ rooms }, { identity, address }, change);
     },
   );
   app.delete<Asked>(
@@ -93,10 +93,9 @@ export function agentRoutes(app: App, { rooms }: FaceParts): void {
         response: { 200: json('What is wanted now', AgentSettingsChange), ...problem(400, 404, 503) },
       },
     },
-    async ({ params: { target }, query, identity }): Promise<AgentSettingsChange> => {
+    ({ params: { target }, query, identity, ip: address }): Promise<AgentSettingsChange> => {
       const change = { target, set: {}, unset: [], isWhole: true, isTrial: isTrial(query), revision: undefined };
-      const { before: _, ...result } = await rooms().agents.change(identity.tenant, change);
-      return result;
+      return changeAgentSettings({ rooms }, { identity, address }, change);
     },
   );
 }

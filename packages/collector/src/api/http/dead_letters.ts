@@ -7,6 +7,7 @@ import {
 } from '@fleetreel/proto/http';
 import type { FastifyRequest } from 'fastify';
 import Type from 'typebox';
+import { changeDeadLetters } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { many, one, oneOf, type Parameters } from '#api/http/parameters.ts';
@@ -14,7 +15,7 @@ import { systemClock } from '#clock.ts';
 import { deadLettersMax } from '#limits.ts';
 import type { DeadLetterHead } from '#log/dead.ts';
 import { deadKinds } from '#log/publish.ts';
-import { changeDead, deadLettersDefault, listDead, sequenceOf } from '#query/dead_letters.ts';
+import { deadLettersDefault, listDead, sequenceOf } from '#query/dead_letters.ts';
 
 const optional = (description: string, example: string) =>
   Type.Optional(Type.String({ description, examples: [example] }));
@@ -43,7 +44,7 @@ const choice = {
   all: Type.Optional(Type.Enum(['true'], { description: 'All of them, where there is neither sequence nor filter' })),
 };
 
-type Asked = Pick<FastifyRequest<{ Querystring: Parameters }>, 'query' | 'identity'>;
+type Asked = Pick<FastifyRequest<{ Querystring: Parameters }>, 'query' | 'identity' | 'ip'>;
 
 const now = () => systemClock.now_us() / 1000;
 const questionOf = (parameters: Parameters) =>
@@ -53,13 +54,19 @@ export function deadLetterRoutes(app: App, { rooms }: FaceParts): void {
   const tags = ['operation'];
   const change =
     (what: 'redrive' | 'discard') =>
-    async ({ query: parameters, identity: { tenant } }: Asked): Promise<DeadLetterOutcome> => {
+    async ({ query: parameters, identity, ip: address }: Asked): Promise<DeadLetterOutcome> => {
       const wanted = {
         ...questionOf(parameters),
         sequences: many(parameters.sequence),
         all: oneOf(parameters, 'all', ['true']) === 'true',
       };
-      const { before = null, ...outcome } = await changeDead(rooms().deadLetters, what, tenant, wanted, now());
+      const { before = null, ...outcome } = await changeDeadLetters(
+        { rooms },
+        { identity, address },
+        what,
+        wanted,
+        now(),
+      );
       return { ...outcome, before };
     };
   const redrive = change('redrive');

@@ -2,6 +2,7 @@ import type { HostDescription, HostRefusal } from '@fleetreel/proto';
 import { unknown } from '@fleetreel/proto/errors';
 import { type Description, Host, Hosts, type Refusal } from '@fleetreel/proto/http';
 import Type from 'typebox';
+import { record } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import type { HostState } from '#query/hosts.ts';
@@ -59,8 +60,9 @@ export function hostRoutes(app: App, { rooms }: FaceParts): void {
         response: { 204: Type.Null({ description: 'The host is forgotten' }), ...problem(400, 403, 404, 503) },
       },
     },
-    async ({ params: { host }, identity: { tenant } }, reply) => {
-      await rooms().query.hosts.forget(tenant, host);
+    async ({ params: { host }, identity, ip: address }, reply) => {
+      await rooms().query.hosts.forget(identity.tenant, host);
+      await record({ rooms }, { identity, address }, { action: 'host.forget', target: host });
       return reply.code(204).send();
     },
   );

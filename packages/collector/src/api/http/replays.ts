@@ -5,6 +5,7 @@ import { ApiError, clip } from '@fleetreel/proto/errors';
 import { type ReplayMessage, ReplayRequest, ReplaySession } from '@fleetreel/proto/http';
 import type { ReelFrame } from '@fleetreel/reel/format';
 import Type from 'typebox';
+import { recordReplay } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { attend, parseRequest, rowsJson, type Socket, subscriptionsMax, unsentBytesMax } from '#api/http/live.ts';
@@ -57,7 +58,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
         response: { 201: json('The session', ReplaySession), ...problem(400, 403, 415, 429, 503) },
       },
     },
-    async ({ query, identity }, reply): Promise<ReplaySession> => {
+    async ({ query, identity, ip: address }, reply): Promise<ReplaySession> => {
       const now_ms = systemClock.monotonic_ms();
       for (const [id, { expires_ms }] of sessions) if (expires_ms <= now_ms) sessions.delete(id);
       parts.rooms();
@@ -73,6 +74,7 @@ export function replayRoutes(app: App, parts: FaceParts): void {
       const wanted = one(query.speed);
       const pace = speedOf(wanted === undefined ? 1 : wanted.trim() === '' ? Number.NaN : Number(wanted));
       if (sessions.size >= replaySessionsMax) throw new ApiError('too_many_replays', { most: replaySessionsMax });
+      await recordReplay(parts, { identity, address }, 'play', asked);
       const id = randomBytes(16).toString('hex');
       const options = { speed: pace, isPaused: oneOf(query, 'paused', ['true', 'false']) === 'true', shift: false };
       sessions.set(id, { question, options, expires_ms: now_ms + openMilliseconds });

@@ -1,4 +1,6 @@
 // Signing in and out, one's own password and sessions, and the one-time links.
+import { defaultTenant } from '@fleetreel/proto';
+import { ApiError } from '@fleetreel/proto/errors';
 import { LinkCode, LinkPurpose, LinkUse, Me, PasswordChange, Sessions, SignedIn, SignIn } from '@fleetreel/proto/http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
@@ -7,12 +9,13 @@ import type { FaceParts } from '#api/faces.ts';
 import { cookieName } from '#api/http/access.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { systemClock } from '#clock.ts';
+import type { Actor, Deed } from '#log/audit.ts';
 
 const tags = ['access'];
 const querystring = Type.Object({});
 
-export function sessionRoutes(app: App, { access }: FaceParts): void {
-  const { users } = access;
+export function sessionRoutes(app: App, parts: FaceParts): void {
+  const { users } = parts.access;
   app.post<{ Body: SignIn }>(
     '/login',
     {
@@ -27,7 +30,7 @@ export function sessionRoutes(app: App, { access }: FaceParts): void {
         response: { 200: json('The session', SignedIn), ...problem(400, 415, 429, 503) },
       },
     },
-    async (request, reply) => signedIn(await users.signIn(request.body, fromOf(request)), request, reply),
+    async (request, reply) => signedIn(await signIn(parts, request.body, fromOf(request)), request, reply),
   );
   app.post(
     '/logout',
@@ -42,6 +45,11 @@ export function sessionRoutes(app: App, { access }: FaceParts): void {
     },
     async (request, reply) => {
       await users.signOut(request.identity);
+      await recordOf(parts, request.identity, {
+        action: 'sign_out',
+        target: request.identity.name,
+        address: request.ip,
+      });
       return reply
         .header('set-cookie', cookie('', 0, request))
         .code(204)
@@ -74,12 +82,13 @@ export function sessionRoutes(app: App, { access }: FaceParts): void {
         response: { 200: json('The session', SignedIn), ...problem(400, 409, 410, 415, 429, 503) },
       },
     },
-    async (request, reply) => signedIn(await users.useLink(request.body, fromOf(request)), request, reply),
+    async (request, reply) => signedIn(await useLink(parts, request.body, fromOf(request)), request, reply),
   );
 }
 
 /** What a user may ask and change of oneself. */
-export function meRoutes(app: App, { access: { users } }: FaceParts): void {
+export function meRoutes(app: App, parts: FaceParts): void {
+  const { users } = parts.access;
   app.get(
     '/me',
     {
@@ -114,7 +123,9 @@ export function meRoutes(app: App, { access: { users } }: FaceParts): void {
       },
     },
     async (request, reply) => {
-      await users.changePassword(request.identity, request.body, fromOf(request));
+      const { identity, ip: address } = request;
+      await users.changePassword(identity, request.body, fromOf(request));
+      await recordOf(parts, identity, { action: 'password.change', target: identity.name, address });
       return reply.code(204).send();
     },
   );
@@ -143,11 +154,47 @@ export function meRoutes(app: App, { access: { users } }: FaceParts): void {
         response: { 204: Type.Null({ description: 'It is over' }), ...problem(400, 404, 415, 503) },
       },
     },
-    async ({ identity, params: { id } }, reply) => {
+    async ({ identity, ip: address, params: { id } }, reply) => {
       await users.endSession(identity, id);
+      await recordOf(parts, identity, { action: 'session.end', target: id, address });
       return reply.code(204).send();
     },
   );
+}
+
+const recordOf = ({ rooms }: FaceParts, actor: Actor, deed: Deed): Promise<void> => rooms().audit.record(actor, deed);
+
+const userActor = ({ user, tenant }: Pick<Begun, 'user' | 'tenant'>): Actor => ({
+  tenant,
+  kind: 'user',
+  id: user,
+  name: user,
+});
+
+/** What could not be tried because it has to wait is counted, not recorded: it may come a hundred times a second. */
+async function signIn(parts: FaceParts, given: SignIn, from: From): Promise<Begun> {
+  const { users } = parts.access;
+  const { address } = from;
+  try {
+    const begun = await users.signIn(given, from);
+    await recordOf(parts, userActor(begun), { action: 'sign_in', target: begun.user, address });
+    return begun;
+  } catch (error) {
+    if (!(error instanceof ApiError && error.code === 'sign_in_failed')) throw error;
+    // A name that is nobody's may be a password, typed too early.
+    const { name = '', tenant = defaultTenant } = users.find(given.user.trim().toLowerCase()) ?? {};
+    const nobody = { tenant, kind: 'anonymous', id: '', name } as const;
+    await recordOf(parts, nobody, { action: 'sign_in.fail', target: name, address });
+    throw error;
+  }
+}
+
+async function useLink(parts: FaceParts, given: LinkUse, from: From): Promise<Begun> {
+  const { purpose } = parts.access.users.checkLink(given.code);
+  const begun = await parts.access.users.useLink(given, from);
+  const deed = { action: 'link.use', target: begun.user, after: { purpose, role: begun.role }, address: from.address };
+  await recordOf(parts, userActor(begun), deed);
+  return begun;
 }
 
 /** From where a request comes. */

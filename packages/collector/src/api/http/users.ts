@@ -1,22 +1,27 @@
 // Users and API keys of the caller's tenant.
 import { InvitedUser, Keys, Link, MadeKey, NewKey, NewUser, User, UserChange, Users } from '@fleetreel/proto/http';
+import type { FastifyRequest } from 'fastify';
 import Type from 'typebox';
+import type { By } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
+import { changeUser, createKey, createLink, createUser, endSessions, removeUser, revokeKey } from '#api/users.ts';
 
 const tags = ['access'];
 const querystring = Type.Object({});
 const config = { scope: 'admin' } as const;
 const params = Type.Object({ user: Type.String({ description: "The user's name", examples: ['ada'] }) });
 
-export function userRoutes(app: App, { access: { users } }: FaceParts): void {
+const byOf = ({ identity, ip }: Pick<FastifyRequest, 'identity' | 'ip'>): By => ({ identity, address: ip });
+
+export function userRoutes(app: App, parts: FaceParts): void {
   app.get(
     '/users',
     {
       config,
       schema: { summary: 'All users', tags, querystring, response: { 200: json('By name', Users), ...problem(400) } },
     },
-    ({ identity: { tenant } }): Users => ({ users: users.list(tenant) }),
+    ({ identity: { tenant } }): Users => ({ users: parts.access.users.list(tenant) }),
   );
   app.post<{ Body: NewUser }>(
     '/users',
@@ -31,9 +36,9 @@ export function userRoutes(app: App, { access: { users } }: FaceParts): void {
         response: { 201: json('The user, and the invitation', InvitedUser), ...problem(400, 409, 415, 503) },
       },
     },
-    async ({ identity, body }, reply): Promise<InvitedUser> => {
+    async (request, reply): Promise<InvitedUser> => {
       reply.code(201);
-      return await users.create(identity.tenant, body);
+      return await createUser(parts, byOf(request), request.body);
     },
   );
   app.patch<{ Params: { user: string }; Body: UserChange }>(
@@ -50,7 +55,7 @@ export function userRoutes(app: App, { access: { users } }: FaceParts): void {
         response: { 200: json('The user', User), ...problem(400, 404, 409, 415, 503) },
       },
     },
-    async ({ identity, params: { user: name }, body }) => (await users.change(identity.tenant, name, body)).user,
+    (request) => changeUser(parts, byOf(request), request.params.user, request.body),
   );
   app.delete<{ Params: { user: string } }>(
     '/users/:user',
@@ -65,15 +70,15 @@ export function userRoutes(app: App, { access: { users } }: FaceParts): void {
         response: { 204: Type.Null({ description: 'The user is gone' }), ...problem(400, 404, 409, 415, 503) },
       },
     },
-    async ({ identity, params: { user } }, reply) => {
-      await users.remove(identity.tenant, user);
+    async (request, reply) => {
+      await removeUser(parts, byOf(request), request.params.user);
       return reply.code(204).send();
     },
   );
 }
 
 /** How a user comes in, and is thrown out. */
-export function userAccessRoutes(app: App, { access: { users } }: FaceParts): void {
+export function userAccessRoutes(app: App, parts: FaceParts): void {
   app.post<{ Params: { user: string } }>(
     '/users/:user/link',
     {
@@ -87,9 +92,9 @@ export function userAccessRoutes(app: App, { access: { users } }: FaceParts): vo
         response: { 201: json('The link, shown this once', Link), ...problem(400, 404, 409, 415, 503) },
       },
     },
-    async ({ identity, params: { user } }, reply) => {
+    async (request, reply) => {
       reply.code(201);
-      return await users.createLink(identity.tenant, user);
+      return await createLink(parts, byOf(request), request.params.user);
     },
   );
   app.delete<{ Params: { user: string } }>(
@@ -104,14 +109,14 @@ export function userAccessRoutes(app: App, { access: { users } }: FaceParts): vo
         response: { 204: Type.Null({ description: 'They are over' }), ...problem(400, 404, 415, 503) },
       },
     },
-    async ({ identity, params: { user } }, reply) => {
-      await users.endSessions(identity.tenant, user);
+    async (request, reply) => {
+      await endSessions(parts, byOf(request), request.params.user);
       return reply.code(204).send();
     },
   );
 }
 
-export function keyRoutes(app: App, { access: { keys } }: FaceParts): void {
+export function keyRoutes(app: App, parts: FaceParts): void {
   app.get(
     '/keys',
     {
@@ -123,7 +128,7 @@ export function keyRoutes(app: App, { access: { keys } }: FaceParts): void {
         response: { 200: json('Keys, without their secrets', Keys), ...problem(400) },
       },
     },
-    ({ identity: { tenant } }): Keys => ({ keys: keys.list(tenant) }),
+    ({ identity: { tenant } }): Keys => ({ keys: parts.access.keys.list(tenant) }),
   );
   app.post<{ Body: NewKey }>(
     '/keys',
@@ -137,9 +142,9 @@ export function keyRoutes(app: App, { access: { keys } }: FaceParts): void {
         response: { 201: json('The key, and its secret, shown this once', MadeKey), ...problem(400, 409, 415, 503) },
       },
     },
-    async ({ identity, body }, reply) => {
+    async (request, reply) => {
       reply.code(201);
-      return await keys.create(identity, body);
+      return await createKey(parts, byOf(request), request.body);
     },
   );
   app.delete<{ Params: { id: string } }>(
@@ -155,8 +160,8 @@ export function keyRoutes(app: App, { access: { keys } }: FaceParts): void {
         response: { 204: Type.Null({ description: 'It is not valid any more' }), ...problem(400, 404, 415, 503) },
       },
     },
-    async ({ identity, params: { id } }, reply) => {
-      await keys.revoke(identity.tenant, id);
+    async (request, reply) => {
+      await revokeKey(parts, byOf(request), request.params.id);
       return reply.code(204).send();
     },
   );

@@ -1,0 +1,51 @@
+// What both faces record of what is done through them.
+import type { AgentSettingsChange } from '@fleetreel/proto/http';
+import type { Identity } from '#access/identity.ts';
+import type { FaceParts } from '#api/faces.ts';
+import type { Asked } from '#api/replay.ts';
+import type { Deed } from '#log/audit.ts';
+import type { DeadOutcome } from '#log/dead.ts';
+import type { Change } from '#query/agents.ts';
+import { changeDead, type DeadChoice } from '#query/dead_letters.ts';
+
+type Parts = Pick<FaceParts, 'rooms'>;
+/** Who does it, and from where. */
+export type By = { identity: Identity; address: string };
+
+/** @throws ApiError log_unavailable */
+export const record = ({ rooms }: Parts, { identity, address }: By, deed: Omit<Deed, 'address'>): Promise<void> =>
+  rooms().audit.record(identity, { ...deed, address });
+
+/** Changes what is wanted of agents, unless it is only to be said what that would do. @throws ApiError */
+export async function changeAgentSettings(parts: Parts, by: By, change: Change): Promise<AgentSettingsChange> {
+  const { before, ...result } = await parts.rooms().agents.change(by.identity.tenant, change);
+  const { target, settings: after } = result.target;
+  if (!change.isTrial) await record(parts, by, { action: 'agent_settings.change', target, before, after });
+  return result;
+}
+
+/** Publishes dead letters again, or throws them away. @param now UTC, milliseconds since 1970 @throws ApiError */
+export async function changeDeadLetters(
+  parts: Parts,
+  by: By,
+  what: 'redrive' | 'discard',
+  choice: DeadChoice,
+  now: number,
+): Promise<DeadOutcome> {
+  const outcome = await changeDead(parts.rooms().deadLetters, what, by.identity.tenant, choice, now);
+  const after = { done: outcome.done, failed: outcome.failed.length };
+  await record(parts, by, { action: `dead_letter.${what}`, target: choice.host ?? '', after });
+  return outcome;
+}
+
+/** Somebody looks at what was: recorded before anything of it is sent. @throws ApiError */
+export async function recordReplay(parts: Parts, by: By, how: 'play' | 'follow', asked: Partial<Asked>): Promise<void> {
+  const { hosts = [], tables = [], from = '', to = '', fromSequence = 0, toSequence = 0 } = asked;
+  const range = fromSequence > 0 || toSequence > 0 ? { fromSequence, toSequence } : { from, to };
+  const target = hosts.length > shownMax ? `${hosts.slice(0, shownMax).join(', ')} and others` : hosts.join(', ');
+  const after = { ...range, hosts: hosts.length, tables: tables.slice(0, shownMax) };
+  await record(parts, by, { action: `replay.${how}`, target, after });
+}
+
+/** Names that a record repeats at most. */
+const shownMax = 20;
