@@ -206,7 +206,7 @@ test('sessions are listed, and ended one by one or all', async () => {
     (await one.ask<{ sessions: Session[] }>('GET', 'me/sessions', { bearer: first })).body.sessions;
   const sessions = await list();
   expect(sessions.filter(({ current }) => current)).toHaveLength(1);
-  expect(JSON.stringify(sessions)).not.toContain(first.split('_')[2]);
+  expect(JSON.stringify(sessions)).not.toContain(first.slice(-43));
   expect(sessions.some(({ id }) => id === second.split('_')[1])).toBe(true);
   const foreign = admin.split('_')[1];
   expect((await one.ask('DELETE', `me/sessions/${foreign}`, { bearer: first })).body.code).toBe('session_not_found');
@@ -260,7 +260,7 @@ test('a user of another tenant is as if there were none, but for the name', asyn
 
 test('a key does what its scopes say over HTTP and gRPC, until it is revoked', async () => {
   const { key, secret } = await makeKey(['read']);
-  expect(JSON.stringify((await one.ask('GET', 'keys', { bearer: admin })).body)).not.toContain(secret.split('_')[2]);
+  expect(JSON.stringify((await one.ask('GET', 'keys', { bearer: admin })).body)).not.toContain(secret.slice(-43));
   expect((await one.ask('GET', 'hosts', { bearer: secret })).status).toBe(200);
   expect((await one.ask('GET', 'hosts', { headers: { 'x-api-key': secret } })).status).toBe(200);
   expect((await one.ask('GET', 'users', { bearer: secret })).body.code).toBe('not_permitted');
@@ -318,8 +318,7 @@ test('what is kept has no secret', async () => {
   for await (const key of await bucket.keys()) kept.push((await bucket.get(key))?.string() ?? '');
   const all = kept.join('\n');
   expect(all).toContain('argon2id');
-  for (const secret of [password, 'another long password', admin, admin.split('_')[2] ?? ''])
-    expect(all).not.toContain(secret);
+  for (const secret of [password, 'another long password', admin, admin.slice(-43)]) expect(all).not.toContain(secret);
 });
 
 const closeable = <C extends { close(): void }>(client: C) => ({ client, [Symbol.dispose]: () => client.close() });

@@ -956,12 +956,17 @@ test('the document describes every route', async () => {
 });
 
 /** A replay session: what came, and what it is told. */
-async function replaySession(parameters: string) {
+const replaySession = async (parameters: string) => await openSession(await makeSession(parameters));
+
+async function makeSession(parameters: string): Promise<string> {
   const answer = await get(`/api/v1/replays?${parameters}`, { method: 'POST' });
   expect(answer.status).toBe(201);
   const session: unknown = await answer.json();
   expect(Value.Check(ReplaySession, session)).toBe(true);
-  const { id } = session as ReplaySession;
+  return (session as ReplaySession).id;
+}
+
+async function openSession(id: string) {
   const socket = new WebSocket(`ws://127.0.0.1:${stack.port}/api/v1/replays/${id}`);
   const messages: ReplayMessage[] = [];
   socket.addEventListener('message', ({ data }) => messages.push(JSON.parse(String(data)) as ReplayMessage));
@@ -1051,9 +1056,10 @@ describe('a replay', () => {
   });
 
   test('session whose reader goes before the log has answered harms nobody', async () => {
+    const id = await makeSession(range);
     process.kill(stack.nats.pid, 'SIGSTOP');
     try {
-      const session = await replaySession(range);
+      const session = await openSession(id);
       session[Symbol.dispose]();
       // A rejection that nobody hears would end the collector, and here the run.
       await session.closed;
