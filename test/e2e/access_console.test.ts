@@ -83,7 +83,7 @@ test('a one-time link: its code leaves the address at once, short passwords are 
   await page.goto(`${stack.address}/welcome#${first}`);
   await page.getByText('You are invited as admin of default').waitFor();
   expect(page.url()).toBe(`${stack.address}/welcome`);
-  expect(await page.getByLabel('User').inputValue()).toBe(admin.name);
+  expect(await page.getByRole('textbox', { name: 'User' }).inputValue()).toBe(admin.name);
   const act = page.getByRole('button', { name: 'Set password and sign in' });
   await page.getByLabel('Password', { exact: true }).focus();
   await page.keyboard.type('elevenchars');
@@ -495,7 +495,8 @@ async function visit(): Promise<[BrowserContext, Page]> {
 
 /** Fills in the form that is shown, and sends it. */
 async function signIn(on: Page, user: string, password: string): Promise<void> {
-  await on.getByLabel('User').fill(user);
+  // The menu of the page that is left is called so, too.
+  await on.getByRole('textbox', { name: 'User' }).fill(user);
   await on.getByLabel('Password', { exact: true }).fill(password);
   await on.keyboard.press('Enter');
 }

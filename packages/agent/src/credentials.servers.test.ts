@@ -254,7 +254,8 @@ test('expired credentials are said, sampling goes on into the spool, and new one
   await program.line(/connected again/, 30_000);
   await expect.poll(async () => await stored(), soon).toHaveProperty(['fr.v1.default.batch.db_3']);
   await program.stop();
-  expect(program.lines.filter((line) => line.includes('NATS refuses this agent')).length).toBeLessThanOrEqual(2);
+  // Not at each try: the connection that ends, the next that is refused and the file say it each in their own words.
+  expect(program.lines.filter((line) => line.includes('NATS refuses this agent')).length).toBeLessThanOrEqual(4);
   expect(program.lines.join('\n')).toContain('have expired at');
 });
 
