@@ -3,7 +3,7 @@ import type { AgentSettingsChange } from '@fleetreel/proto/http';
 import type { Identity } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
 import type { Asked } from '#api/replay.ts';
-import type { Deed } from '#log/audit.ts';
+import type { Actor, Deed } from '#log/audit.ts';
 import type { DeadOutcome } from '#log/dead.ts';
 import type { Change } from '#query/agents.ts';
 import { changeDead, type DeadChoice } from '#query/dead_letters.ts';
@@ -12,9 +12,12 @@ type Parts = Pick<FaceParts, 'rooms'>;
 /** Who does it, and from where. */
 export type By = { identity: Identity; address: string };
 
-/** @throws ApiError log_unavailable */
-export const record = ({ rooms }: Parts, { identity, address }: By, deed: Omit<Deed, 'address'>): Promise<void> =>
-  rooms().audit.record(identity, { ...deed, address });
+/** @param by also somebody who is not, or not yet, known by credentials @throws ApiError log_unavailable */
+export const record = (
+  { rooms }: Parts,
+  { identity, address }: { identity: Actor; address: string },
+  deed: Omit<Deed, 'address'>,
+): Promise<void> => rooms().audit.record(identity, { ...deed, address });
 
 /** Changes what is wanted of agents, unless it is only to be said what that would do. @throws ApiError */
 export async function changeAgentSettings(parts: Parts, by: By, change: Change): Promise<AgentSettingsChange> {

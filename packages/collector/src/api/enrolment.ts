@@ -3,6 +3,7 @@ import { ApiError } from '@fleetreel/proto/errors';
 import type { ClaimedEnrolment, Enrolled } from '@fleetreel/proto/http';
 import type { Enrolment } from '#access/enrolment.ts';
 import type { Identity } from '#access/identity.ts';
+import { record } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 
 /** @throws ApiError enrolment_unavailable */
@@ -23,7 +24,7 @@ export async function enrol(
   const wish = { tenant: identity.tenant, host, ttl, by: identity.name };
   const enrolled = code ? await enrolment.code(wish) : await enrolment.credentials(wish);
   const after = { mode: code ? 'code' : 'credentials', ttl: ttl || null, expires: enrolled.expires };
-  await parts.rooms().audit.record(identity, { action: 'enrolment.create', target: host, after, address });
+  await record(parts, { identity, address }, { action: 'enrolment.create', target: host, after });
   return enrolled;
 }
 
@@ -37,7 +38,7 @@ export async function claim(
   const { tenant, host, expires } = claimed;
   const actor = { tenant, kind: 'system', id: '', name: 'enrolment code' } as const;
   const after = { publicKey: given.publicKey, expires };
-  await parts.rooms().audit.record(actor, { action: 'enrolment.claim', target: host, after, address });
+  await record(parts, { identity: actor, address }, { action: 'enrolment.claim', target: host, after });
   return claimed;
 }
 
@@ -49,8 +50,7 @@ export async function revoke(
   address: string,
 ): Promise<number> {
   const revoked = await enrolmentOf(parts).revoke(identity.tenant, host);
-  await parts
-    .rooms()
-    .audit.record(identity, { action: 'credentials.revoke', target: host, before: { valid: revoked }, address });
+  const before = { valid: revoked };
+  await record(parts, { identity, address }, { action: 'credentials.revoke', target: host, before });
   return revoked;
 }

@@ -12,7 +12,7 @@ import type { Credentials } from '#access/access.ts';
 import type { Need } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { identities, needs } from '#api/grpc/rights.ts';
-import { statusOf } from '#api/grpc/status.ts';
+import { addressOf, statusOf } from '#api/grpc/status.ts';
 
 /** A server that refuses whoever may not. */
 export class ProtectedServer extends Server {
@@ -43,7 +43,7 @@ function interceptor(parts: FaceParts): ServerInterceptor {
           onReceiveMetadata(metadata, proceed) {
             try {
               if (need === undefined) throw new Error(`The method ${path} does not say whom it is for.`);
-              identities.set(metadata, parts.access.identify(credentialsOf(metadata, call.getPeer()), need));
+              identities.set(metadata, parts.access.identify(credentialsOf(metadata, call), need));
             } catch (error) {
               call.sendStatus(statusOf(error, path.replace('/fleetreel.v1.', ''), parts));
               return;
@@ -57,10 +57,10 @@ function interceptor(parts: FaceParts): ServerInterceptor {
 }
 
 /** What a call brings to say who asks. */
-const credentialsOf = (metadata: Metadata, peer: string): Credentials => ({
+const credentialsOf = (metadata: Metadata, call: { getPeer(): string }): Credentials => ({
   authorization: text(metadata, 'authorization'),
   apiKey: text(metadata, 'x-api-key'),
-  address: peer.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1'),
+  address: addressOf(call),
 });
 
 const text = (metadata: Metadata, name: string): string | undefined => metadata.get(name)[0]?.toString();

@@ -5,11 +5,12 @@ import { LinkCode, LinkPurpose, LinkUse, Me, PasswordChange, Sessions, SignedIn,
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
 import type { Begun, From } from '#access/users.ts';
+import { record } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { cookieName } from '#api/http/access.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { systemClock } from '#clock.ts';
-import type { Actor, Deed } from '#log/audit.ts';
+import type { Actor } from '#log/audit.ts';
 
 const tags = ['access'];
 const querystring = Type.Object({});
@@ -44,12 +45,9 @@ export function sessionRoutes(app: App, parts: FaceParts): void {
       },
     },
     async (request, reply) => {
-      await users.signOut(request.identity);
-      await recordOf(parts, request.identity, {
-        action: 'sign_out',
-        target: request.identity.name,
-        address: request.ip,
-      });
+      const { identity, ip: address } = request;
+      await users.signOut(identity);
+      await record(parts, { identity, address }, { action: 'sign_out', target: identity.name });
       return reply
         .header('set-cookie', cookie('', 0, request))
         .code(204)
@@ -125,7 +123,7 @@ export function meRoutes(app: App, parts: FaceParts): void {
     async (request, reply) => {
       const { identity, ip: address } = request;
       await users.changePassword(identity, request.body, fromOf(request));
-      await recordOf(parts, identity, { action: 'password.change', target: identity.name, address });
+      await record(parts, { identity, address }, { action: 'password.change', target: identity.name });
       return reply.code(204).send();
     },
   );
@@ -156,13 +154,11 @@ export function meRoutes(app: App, parts: FaceParts): void {
     },
     async ({ identity, ip: address, params: { id } }, reply) => {
       await users.endSession(identity, id);
-      await recordOf(parts, identity, { action: 'session.end', target: id, address });
+      await record(parts, { identity, address }, { action: 'session.end', target: id });
       return reply.code(204).send();
     },
   );
 }
-
-const recordOf = ({ rooms }: FaceParts, actor: Actor, deed: Deed): Promise<void> => rooms().audit.record(actor, deed);
 
 const userActor = ({ user, tenant }: Pick<Begun, 'user' | 'tenant'>): Actor => ({
   tenant,
@@ -177,14 +173,14 @@ async function signIn(parts: FaceParts, given: SignIn, from: From): Promise<Begu
   const { address } = from;
   try {
     const begun = await users.signIn(given, from);
-    await recordOf(parts, userActor(begun), { action: 'sign_in', target: begun.user, address });
+    await record(parts, { identity: userActor(begun), address }, { action: 'sign_in', target: begun.user });
     return begun;
   } catch (error) {
     if (!(error instanceof ApiError && error.code === 'sign_in_failed')) throw error;
     // A name that is nobody's may be a password, typed too early.
     const { name = '', tenant = defaultTenant } = users.find(given.user.trim().toLowerCase()) ?? {};
     const nobody = { tenant, kind: 'anonymous', id: '', name } as const;
-    await recordOf(parts, nobody, { action: 'sign_in.fail', target: name, address });
+    await record(parts, { identity: nobody, address }, { action: 'sign_in.fail', target: name });
     throw error;
   }
 }
@@ -192,8 +188,8 @@ async function signIn(parts: FaceParts, given: SignIn, from: From): Promise<Begu
 async function useLink(parts: FaceParts, given: LinkUse, from: From): Promise<Begun> {
   const { purpose } = parts.access.users.checkLink(given.code);
   const begun = await parts.access.users.useLink(given, from);
-  const deed = { action: 'link.use', target: begun.user, after: { purpose, role: begun.role }, address: from.address };
-  await recordOf(parts, userActor(begun), deed);
+  const deed = { action: 'link.use', target: begun.user, after: { purpose, role: begun.role } };
+  await record(parts, { identity: userActor(begun), address: from.address }, deed);
   return begun;
 }
 
