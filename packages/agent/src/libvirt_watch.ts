@@ -27,9 +27,10 @@ const details: Record<number, readonly string[]> = {
   [eventType.crashed]: ['panicked', 'crash loaded'],
 };
 const crashedDetail = 2;
+const unseen = 'while libvirt could not be asked';
 
 /** A machine that runs, as far as events need it. */
-type Running = { name: string; isPaused: boolean; started_us: number };
+type Running = { name: string; isPaused: boolean; started_us: number; isMissing?: boolean };
 
 /** A question that was sent to libvirt. */
 type Question = { since_ms: number; answer?: { guests: Guest[]; at_ms: number }; cause?: Error; done: Promise<void> };
@@ -153,6 +154,7 @@ export class LibvirtWatch {
     this.#question = this.#isLate ? this.#ask(connection) : undefined;
     this.#managed = new Set(question.answer.guests.map(({ uuid }) => uuid));
     if (this.#isNew) this.#compare(question.answer.guests);
+    else this.#endMissing(question.answer.guests);
     this.#isNew = false;
     return question.answer;
   }
@@ -199,9 +201,23 @@ export class LibvirtWatch {
       ]),
     );
     if (!before) return;
-    const unseen = 'while libvirt could not be asked';
     for (const { uuid, name } of active) if (!before.has(uuid)) this.#record('start', uuid, name, unseen);
     for (const [uuid, { name }] of before) if (!this.#running.has(uuid)) this.#record('stop', uuid, name, unseen);
+  }
+
+  /**
+   * A daemon that has just started may still name a machine that has gone, and not tell its end when it finds out. What two answers do
+   * not name has gone: to one an event that says so may be on its way.
+   */
+  #endMissing(guests: readonly Guest[]): void {
+    const active = new Set(guests.filter(isActive).map(({ uuid }) => uuid));
+    for (const [uuid, running] of this.#running ?? []) {
+      if (running.isMissing && !active.has(uuid)) {
+        this.#running?.delete(uuid);
+        this.#record('stop', uuid, running.name, unseen);
+      }
+      running.isMissing = !active.has(uuid);
+    }
   }
 
   #happened(happening: DomainEvent): void {

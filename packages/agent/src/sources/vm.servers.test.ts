@@ -189,7 +189,13 @@ test('a daemon that restarts: the machines go on, and what happened meanwhile is
   await source.open();
   await vi.waitUntil(async () => rows((await sample()).vm, 'uuid')[stays]?.state === 'running', { timeout: 20_000 });
   // A daemon that has just started may first regard a machine as running that has gone.
-  const events = await vi.waitUntil(() => context.events.take(), { timeout: 20_000 });
+  const events = await vi.waitUntil(
+    async () => {
+      await sample();
+      return context.events.take();
+    },
+    { timeout: 20_000, interval: 200 },
+  );
   // One of the two, by whether libvirt had noticed it before it was asked.
   expect(events.entity).toEqual([goes]);
   expect(events.action[0]).toMatch(/^(stop|crash)$/);
