@@ -231,6 +231,35 @@ test('a role is changed at once, and the last admin stays', async () => {
   expect(users.map((user) => user.name)).not.toContain('fay');
 });
 
+test('a session of a user who is gone is not one of another who gets the name', async () => {
+  await makeUser('ivy', 'admin');
+  const ivy = await one.signIn('ivy');
+  const bucket = await one.log.buckets.open('access');
+  const session = `session.${ivy.split('_')[1]}`;
+  const kept = (await bucket.get(session))?.string() ?? '';
+  expect(kept).toContain('"ivy"');
+  expect((await one.ask('DELETE', 'users/ivy', { bearer: admin })).status).toBe(204);
+  // As where the collector was stopped between removing the user and the sessions.
+  await bucket.put(session, kept);
+  await makeUser('ivy', 'viewer');
+  await one.signIn('ivy');
+  for (const collector of [one, two])
+    expect((await collector.ask('GET', 'me', { bearer: ivy })).body.code).toBe('not_signed_in');
+});
+
+test('a user is the same however the name is written', async () => {
+  const made = await one.ask<InvitedUser>('POST', 'users', { bearer: admin, body: { user: 'Uma', role: 'viewer' } });
+  expect(made).toMatchObject({ status: 201, body: { user: { name: 'uma' } } });
+  expect((await one.ask('PATCH', 'users/UMA', { bearer: admin, body: { role: 'admin' } })).body).toMatchObject({
+    name: 'uma',
+    role: 'admin',
+  });
+  expect((await one.ask('POST', 'users/Uma/link', { bearer: admin })).status).toBe(201);
+  expect((await one.ask('DELETE', 'users/uMa/sessions', { bearer: admin })).status).toBe(204);
+  expect((await one.ask('DELETE', 'users/Uma', { bearer: admin })).status).toBe(204);
+  expect((await one.ask('DELETE', 'users/uma', { bearer: admin })).body.code).toBe('user_not_found');
+});
+
 test('a link sets a new password once, and an older one is not valid any more', async () => {
   await makeUser('gus', 'viewer');
   const make = async () => (await one.ask<{ code: string }>('POST', 'users/gus/link', { bearer: admin })).body.code;

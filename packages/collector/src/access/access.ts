@@ -108,6 +108,11 @@ export class Access {
     return identity;
   }
 
+  /** Whether whoever brings no credentials may do this. */
+  isOpen(need: Need): boolean {
+    return this.#anonymous !== undefined && permits(this.#anonymous, need);
+  }
+
   /**
    * Something is open for somebody: `end` is called when he may not any more. Returns what to call when it is closed.
    */
@@ -168,7 +173,8 @@ export class Access {
       const { credential } = held.identity;
       if (credential === undefined || (kind !== 'user' && (credential.kind !== kind || credential.id !== id))) continue;
       const current = this.#current(credential);
-      if (current === undefined || !permits(current, held.need)) this.#end(held);
+      const { tenant } = held.identity;
+      if (current === undefined || current.tenant !== tenant || !permits(current, held.need)) this.#end(held);
     }
   }
 

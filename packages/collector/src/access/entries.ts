@@ -1,13 +1,12 @@
 // What is known of users, sessions, links and keys: kept in a bucket and, by a watch, in the memory of every collector.
 import { ApiError } from '@fleetreel/proto/errors';
 import type { Role, Scope } from '@fleetreel/proto/http';
-import { JetStreamApiError } from '@nats-io/jetstream';
 import type { KV, KvWatchEntry } from '@nats-io/kv';
-import type { QueuedIterator } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
-import { answerMilliseconds, retryMilliseconds } from '#limits.ts';
+import { answerMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
-import { buckets } from '#log/stream.ts';
+import { Follower } from '#log/follow.ts';
+import { answered, buckets, isOvertaken } from '#log/stream.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** Times are UTC, milliseconds since 1970; digests are of secrets that are not kept (`secret.ts`). */
@@ -59,14 +58,10 @@ export type Entry<K extends Kind> = { kind: K; id: string; value: Content[K]; re
 
 type Listener = (kind: Kind, id: string) => void;
 
-/** Code of JetStream: somebody else wrote the key since it was read. */
-const wrongRevision = 10071;
-
 export class Entries {
   readonly #telemetry: Telemetry;
   readonly #clock: Clock;
   readonly #listeners = new Set<Listener>();
-  readonly #closed = new AbortController();
   readonly #entries: { [K in Kind]: Map<string, Entry<K>> } = {
     user: new Map(),
     session: new Map(),
@@ -79,8 +74,7 @@ export class Entries {
   #log: Log | undefined;
   #bucket: KV | undefined;
   #isFilled = false;
-  #watch: QueuedIterator<KvWatchEntry> | undefined;
-  #following: Promise<void> | undefined;
+  #follower: Follower | undefined;
 
   constructor(clock: Clock, telemetry: Telemetry) {
     this.#clock = clock;
@@ -93,7 +87,23 @@ export class Entries {
     this.#bucket = await log.buckets.open(buckets.access);
     const filled = Promise.withResolvers<void>();
     const late = new AbortController();
-    this.#following = this.#follow(this.#bucket, filled.resolve);
+    this.#follower = new Follower(
+      log,
+      buckets.access,
+      {
+        take: (entry) => this.#see(entry),
+        // While the bucket is away, and until it is read to its end again, what is known goes on to be.
+        known: () => Object.values(this.#entries).flatMap((of) => [...of.values()].map(nameOf)),
+        forget: (name) => this.#forget(name),
+        anew: () => this.#begin(),
+        filled: () => {
+          this.#isFilled = true;
+          filled.resolve();
+        },
+        failed: (cause) => this.#telemetry.log.debug({ reason: sentence(cause) }, 'the users are not followed'),
+      },
+      this.#clock,
+    );
     try {
       await Promise.race([filled.promise, this.#clock.sleep(answerMilliseconds, late.signal)]);
     } finally {
@@ -102,9 +112,7 @@ export class Entries {
   }
 
   async close(): Promise<void> {
-    this.#closed.abort();
-    this.#watch?.stop();
-    await this.#following;
+    await this.#follower?.close();
   }
 
   /** Whether all entries are known. */
@@ -217,41 +225,10 @@ export class Entries {
   }
 
   async #asked<T>(ask: (bucket: KV) => Promise<T>): Promise<T> {
-    if (this.#bucket === undefined || !this.#isFilled)
+    const bucket = this.#bucket;
+    if (bucket === undefined || !this.#isFilled)
       throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
-    try {
-      return await ask(this.#bucket);
-    } catch (cause) {
-      if (cause instanceof ApiError) throw cause;
-      throw new ApiError('log_unavailable', { reason: sentence(cause) }, { cause });
-    }
-  }
-
-  /** Keeps the entries in step with the bucket; a watch that ends is begun again, and what is gone meanwhile is noticed. */
-  async #follow(bucket: KV, filled: () => void): Promise<void> {
-    while (!this.#closed.signal.aborted) {
-      try {
-        const before = new Set(Object.values(this.#entries).flatMap((of) => [...of.values()].map(nameOf)));
-        const settle = () => {
-          for (const name of before) this.#forget(name);
-          before.clear();
-          this.#isFilled = true;
-          filled();
-        };
-        const { values } = await bucket.status();
-        this.#watch = await bucket.watch();
-        if (values === 0) settle();
-        for await (const entry of this.#watch) {
-          before.delete(entry.key);
-          this.#see(entry);
-          if (entry.isUpdate && !(this.#isFilled && before.size === 0)) settle();
-        }
-      } catch (cause) {
-        // The connection is away, which NATS says itself, and the watch is begun again.
-        this.#telemetry.log.debug({ reason: sentence(cause) }, 'the users are not followed');
-      }
-      await this.#clock.sleep(retryMilliseconds.min, this.#closed.signal).catch(() => undefined);
-    }
+    return await answered(() => ask(bucket));
   }
 
   #see(entry: KvWatchEntry): void {
@@ -288,6 +265,13 @@ export class Entries {
     }
   }
 
+  /** Of a bucket that was made anew, nothing of before is true. */
+  #begin(): void {
+    this.#isFilled = false;
+    this.#removed.clear();
+    for (const of of Object.values(this.#entries)) for (const entry of of.values()) this.#forget(nameOf(entry));
+  }
+
   #forget(name: string): void {
     const [kind, id] = split(name);
     if (kind !== undefined && this.#entries[kind].delete(id)) this.#tell(kind, id);
@@ -310,5 +294,3 @@ function split(key: string): [kind: Kind | undefined, id: string] {
   const [kind = '', id = ''] = key.split('.');
   return [(['user', 'session', 'link', 'key', 'used'] as const).find((known) => known === kind), id];
 }
-
-const isOvertaken = (cause: unknown): boolean => cause instanceof JetStreamApiError && cause.code === wrongRevision;

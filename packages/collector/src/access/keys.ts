@@ -5,7 +5,7 @@ import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { Key, Scope } from '@fleetreel/proto/http';
 import type { Content, Entries } from '#access/entries.ts';
 import type { Identity } from '#access/identity.ts';
-import { makeSecret } from '#access/secret.ts';
+import { isSame, makeSecret, parseSecret } from '#access/secret.ts';
 import type { Clock } from '#clock.ts';
 import { keysMax } from '#limits.ts';
 
@@ -49,6 +49,38 @@ export class Keys {
     const expires = length === null ? null : created + length;
     const key = { name, tenant, scopes: [...new Set(scopes)], digest, created, createdBy, expires };
     await this.#entries.create('key', id, key);
+    return { key: this.#shown(id, key), secret: text };
+  }
+
+  /**
+   * The key of whoever runs a machine, an admin's without an end: the one that is shown, or another under the same id.
+   * @param shown the key that there is; empty where there is none
+   * @returns undefined where that one is good
+   * @throws ApiError log_unavailable
+   */
+  async keepOwner(
+    shown: string,
+    { id, tenant, name }: { id: string; tenant: string; name: string },
+  ): Promise<{ key: Key; secret: string } | undefined> {
+    if (!this.#entries.isFilled) throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
+    const parsed = parseSecret(shown);
+    const known = parsed && this.#entries.get('key', parsed.id);
+    const isAdmins = known && known.tenant === tenant && known.expires === null && known.scopes.includes('admin');
+    if (isAdmins && isSame(known.digest, parsed.digest)) return undefined;
+    // The one before is removed first, so that what is open by it ends.
+    for (const kind of ['key', 'used'] as const) if (this.#entries.get(kind, id)) await this.#entries.remove(kind, id);
+    const { text, digest } = makeSecret('key', id);
+    const created = Math.floor(this.#clock.now_us() / 1000);
+    const key: Content['key'] = {
+      name,
+      tenant,
+      scopes: ['admin'],
+      digest,
+      created,
+      createdBy: 'collector',
+      expires: null,
+    };
+    await this.#entries.put('key', id, key);
     return { key: this.#shown(id, key), secret: text };
   }
 

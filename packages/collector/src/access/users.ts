@@ -46,13 +46,14 @@ export class Users {
     });
   }
 
+  /** A user by the name, however it is written. */
   find(name: string): Content['user'] | undefined {
-    return this.#entries.get('user', idOf(name));
+    return this.#entries.get('user', idOf(written(name)));
   }
 
   /** @throws ApiError sign_in_failed, too_many_sign_ins, log_unavailable */
   async signIn(given: { user: string; password: string }, from: From): Promise<Begun> {
-    const name = given.user.trim().toLowerCase();
+    const name = written(given.user);
     if (!this.#entries.isFilled) throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
     const user = this.find(name);
     try {
@@ -86,7 +87,7 @@ export class Users {
     } catch (error) {
       throw error instanceof ApiError && error.code === 'sign_in_failed' ? new ApiError('wrong_password') : error;
     }
-    const password = await this.#passwords.hash(given.newPassword, networkOf(from.address), true);
+    const password = await this.#passwords.hash(given.newPassword, networkOf(from.address), 0);
     await this.#setPassword(name, password, session);
   }
 
@@ -128,7 +129,7 @@ export class Users {
     const { purpose, tenant, role } = link;
     const name = link.user ?? nameOf(wanted ?? '');
     if (purpose === 'first' && this.find(name)) throw new ApiError('user_exists', { value: name });
-    const hashed = await this.#passwords.hash(password, networkOf(from.address), true);
+    const hashed = await this.#passwords.hash(password, networkOf(from.address), 0);
     // Of two who use it at once, one has it.
     if (!(await this.#entries.take('link', id))) throw new ApiError('link_not_valid');
     if (purpose === 'first') await this.#create({ name, tenant, role, password: hashed });
@@ -158,11 +159,12 @@ export class Users {
 
   /** @returns what the user was before, and is @throws ApiError user_not_found, last_admin */
   async change(tenant: string, name: string, { role }: { role: Role }): Promise<{ before: User; user: User }> {
-    const before = this.#shown(this.#of(tenant, name), this.#contentOf(name));
+    const known = this.#of(tenant, name);
+    const before = this.#shown(known, this.#contentOf(known.name));
     if (role !== 'admin') this.#keepAdmin(tenant, before.name);
     const user = await this.#entries.change('user', idOf(before.name), (content) => ({ ...content, role }));
     if (user === undefined) throw new ApiError('user_not_found', { value: before.name });
-    return { before, user: this.#shown(user, this.#contentOf(name)) };
+    return { before, user: this.#shown(user, this.#contentOf(user.name)) };
   }
 
   /** Removes a user with all sessions and links. @throws ApiError user_not_found, last_admin */
@@ -207,6 +209,18 @@ export class Users {
     return (await this.#entries.create('link', id, content)) ? link : undefined;
   }
 
+  /**
+   * The link by which the first admin of a tenant sets a password, as long as there is none who has one; the link before is not
+   * valid any more. @throws ApiError has_admin
+   */
+  async openingLink(tenant: string): Promise<Link> {
+    const admin = [...this.#entries.list('user')].find(
+      ([, user]) => user.tenant === tenant && user.role === 'admin' && user.password !== null,
+    );
+    if (admin) throw new ApiError('has_admin', { value: admin[1].name });
+    return await this.adminLink(tenant);
+  }
+
   /** Makes a link for another admin of a tenant, whether it has users or not. The one before is not valid any more. */
   async adminLink(named: string): Promise<Link> {
     const tenant = tenantOf(named);
@@ -220,9 +234,13 @@ export class Users {
   async #check(name: string, password: string, { address }: From): Promise<void> {
     const network = networkOf(address);
     const isKnown = this.#known.has(`${name}\0${network}`);
-    this.#throttle.begin(name, address, isKnown);
+    const tries = this.#throttle.begin(name, address, isKnown);
     const kept = this.find(name)?.password ?? null;
-    if (!(await this.#passwords.isRight(password, kept, network, isKnown))) throw new ApiError('sign_in_failed');
+    const right = await this.#passwords.isRight(password, kept, network, tries).catch((error: unknown) => {
+      this.#throttle.withdraw(name, address, isKnown);
+      throw error;
+    });
+    if (!right) throw new ApiError('sign_in_failed');
     this.#throttle.succeed(name, address);
   }
 
@@ -257,7 +275,9 @@ export class Users {
 
   async #create(given: Pick<Content['user'], 'name' | 'tenant' | 'role' | 'password'>): Promise<Content['user']> {
     if (this.#entries.count('user') >= usersMax) throw new ApiError('too_many_kept', { what: 'users', most: usersMax });
-    const user = { ...given, generation: 1, created: Math.floor(this.#now()) };
+    const created = Math.floor(this.#now());
+    // No session of one who had the name before may be taken for one of this user, where it is known still.
+    const user = { ...given, generation: created, created };
     if (!(await this.#entries.create('user', idOf(user.name), user)))
       throw new ApiError('user_exists', { value: user.name });
     return user;
@@ -365,7 +385,7 @@ export class Users {
 
 /** A user's name, as it is kept. @throws ApiError bad_value */
 function nameOf(text: string): string {
-  const name = text.trim().toLowerCase();
+  const name = written(text);
   if (namePattern.test(name)) return name;
   throw new ApiError('bad_value', {
     parameter: 'user',
@@ -386,6 +406,9 @@ function tenantOf(text: string): string {
     });
   }
 }
+
+/** A name as it is kept: of two that differ in capitals alone there is one. */
+export const written = (name: string): string => name.trim().toLowerCase();
 
 /** A name in the form of a key of the bucket. */
 const idOf = (name: string): string => Buffer.from(name).toString('base64url');

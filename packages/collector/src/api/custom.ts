@@ -2,9 +2,10 @@
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { Accepted } from '@fleetreel/proto/http';
 import type { Identity } from '#access/identity.ts';
-import { type EntryKind, readBody, readEntries } from '#api/entries.ts';
+import { readBody, readEntries } from '#api/entries.ts';
 import type { Rooms } from '#api/faces.ts';
 import { systemClock } from '#clock.ts';
+import type { EntryKind } from '#log/custom.ts';
 
 /** What came: a body, or the entries themselves. */
 type Given = { body: Uint8Array; isLines: boolean } | { entries: readonly unknown[] };

@@ -1,5 +1,6 @@
 // What both faces share of users and API keys: what is done, and the record of it.
 import type { InvitedUser, Key, Link, MadeKey, NewKey, Role, User } from '@fleetreel/proto/http';
+import { written } from '#access/users.ts';
 import { type By, record } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 
@@ -28,14 +29,22 @@ export async function removeUser(parts: Parts, by: By, name: string): Promise<vo
 export async function createLink(parts: Parts, by: By, name: string): Promise<Link> {
   const link = await parts.access.users.createLink(by.identity.tenant, name);
   const after = { purpose: link.purpose, expires: link.expires };
-  await record(parts, by, { action: 'user.link', target: name, after });
+  await record(parts, by, { action: 'user.link', target: written(name), after });
+  return link;
+}
+
+/** Makes the one-time link by which the first admin sets a password. @throws ApiError has_admin */
+export async function createOpeningLink(parts: Parts, by: By): Promise<Link> {
+  const link = await parts.access.users.openingLink(by.identity.tenant);
+  const after = { purpose: link.purpose, expires: link.expires };
+  await record(parts, by, { action: 'user.link', target: '', after });
   return link;
 }
 
 /** Ends all sessions of a user; returns how many there were. */
 export async function endSessions(parts: Parts, by: By, name: string): Promise<number> {
   const ended = await parts.access.users.endSessions(by.identity.tenant, name);
-  await record(parts, by, { action: 'user.end_sessions', target: name, before: { sessions: ended } });
+  await record(parts, by, { action: 'user.end_sessions', target: written(name), before: { sessions: ended } });
   return ended;
 }
 

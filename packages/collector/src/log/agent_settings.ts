@@ -10,9 +10,7 @@ import {
   targetText,
   wantedOf,
 } from '@fleetreel/proto/agent_settings';
-import { JetStreamApiCodes, JetStreamApiError } from '@nats-io/jetstream';
-import type { KV, KvEntry, KvWatchEntry } from '@nats-io/kv';
-import type { QueuedIterator } from '@nats-io/transport-node';
+import type { KV, KvEntry } from '@nats-io/kv';
 import { type Clock, systemClock } from '#clock.ts';
 import {
   answerMilliseconds,
@@ -24,9 +22,10 @@ import {
   targetBytesMax,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { Follower } from '#log/follow.ts';
 import { isIn, type Partition } from '#log/partition.ts';
 import type { Registry } from '#log/registry.ts';
-import { buckets } from '#log/stream.ts';
+import { buckets, isOvertaken } from '#log/stream.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** What is wanted of a target. */
@@ -60,8 +59,8 @@ export class AgentSettings {
   /** When what others wrote was looked at last, by key: monotonic milliseconds. */
   readonly #repaired = new Map<string, number>();
   readonly #closed = new AbortController();
-  readonly #following: Promise<void>[] = [];
-  readonly #watches = new Set<QueuedIterator<KvWatchEntry>>();
+  readonly #followers: Follower[] = [];
+  #keeping: Promise<void> | undefined;
   #wake = new AbortController();
   readonly #end: () => void;
 
@@ -84,15 +83,15 @@ export class AgentSettings {
     const late = new AbortController();
     try {
       const filled = Promise.all([
-        opened.#follow(opened.#targets, opened.#wanted, (entry) => opened.#takeTarget(entry)),
-        opened.#follow(opened.#pushed, opened.#written, (entry) => opened.#takePushed(entry)),
+        opened.#follow(parts.log, buckets.settings, opened.#wanted, (entry) => opened.#takeTarget(entry)),
+        opened.#follow(parts.log, agentsBucket, opened.#written, (entry) => opened.#takePushed(entry)),
       ]);
       await Promise.race([filled, opened.#clock.sleep(answerMilliseconds, late.signal)]);
     } finally {
       late.abort();
     }
     for (const { tenant, host } of parts.registry.list()) opened.#look(`${tenant}.${host}`);
-    opened.#following.push(opened.#keep());
+    opened.#keeping = opened.#keep();
     return opened;
   }
 
@@ -149,7 +148,7 @@ export class AgentSettings {
       this.#lookAtAll(tenant, target);
       return entry;
     } catch (cause) {
-      if (wasChanged(cause)) return undefined;
+      if (isOvertaken(cause)) return undefined;
       throw cause;
     }
   }
@@ -166,8 +165,7 @@ export class AgentSettings {
     this.#end();
     this.#closed.abort();
     this.#wake.abort();
-    for (const watch of this.#watches) watch.stop();
-    await Promise.all(this.#following);
+    await Promise.all([this.#keeping, ...this.#followers.map((follower) => follower.close())]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -276,7 +274,7 @@ export class AgentSettings {
         this.#telemetry.agentSettingsPushed();
         return;
       } catch (cause) {
-        if (!wasChanged(cause)) throw cause;
+        if (!isOvertaken(cause)) throw cause;
         const entry = await this.#pushed.get(key);
         if (entry)
           this.#written.set(key, {
@@ -290,43 +288,13 @@ export class AgentSettings {
     this.#look(key, this.#clock.monotonic_ms() + pushedRepairMilliseconds.again);
   }
 
-  /** Keeps what is known in step with a bucket, a watch that ends is begun again; resolves when all of it was taken. */
-  #follow(bucket: KV, known: { clear(): void }, take: (entry: KvEntry) => void): Promise<void> {
-    const { promise: filled, resolve } = Promise.withResolvers<void>();
-    const { signal } = this.#closed;
-    const follow = async (): Promise<void> => {
-      let made = '';
-      while (!signal.aborted) {
-        try {
-          const { values, streamInfo } = await bucket.status();
-          // Of a bucket that was made anew, nothing of before is true.
-          if (made !== '' && made !== streamInfo.created) known.clear();
-          made = streamInfo.created;
-          const watch = await bucket.watch();
-          this.#watches.add(watch);
-          let seen = 0;
-          if (values === 0) resolve();
-          for await (const entry of watch) {
-            take(entry);
-            if (++seen >= values) resolve();
-          }
-          this.#watches.delete(watch);
-        } catch {
-          // The connection is away: NATS says so itself, and the watch is begun again.
-        }
-        await this.#clock.sleep(retryMilliseconds.min, signal).catch(() => undefined);
-      }
-    };
-    this.#following.push(follow());
-    return filled;
+  /** Keeps what is known in step with a bucket; resolves when all of it was taken. */
+  #follow(log: Log, bucket: string, known: { clear(): void }, take: (entry: KvEntry) => void): Promise<void> {
+    const { promise, resolve: filled } = Promise.withResolvers<void>();
+    this.#followers.push(new Follower(log, bucket, { take, anew: () => known.clear(), filled }, this.#clock));
+    return promise;
   }
 }
-
-/** Whether a compare-and-set found another revision than it compared with. */
-const wasChanged = (cause: unknown): boolean =>
-  cause instanceof JetStreamApiError &&
-  (cause.code === JetStreamApiCodes.StreamWrongLastSequence ||
-    cause.code === JetStreamApiCodes.StreamWrongLastSequenceUnknown);
 
 /** The key of a target: the values of tags may be of any characters. */
 function keyOf(tenant: string, target: Target): string {

@@ -1,14 +1,13 @@
 // What is known of each host, kept in a bucket and, by a watch, in the memory of every collector.
 import type { HostDescription, HostRefusal } from '@fleetreel/proto';
 import { token } from '@fleetreel/proto';
-import { JetStreamApiError } from '@nats-io/jetstream';
-import type { KV, KvEntry, KvWatchEntry } from '@nats-io/kv';
-import type { QueuedIterator } from '@nats-io/transport-node';
+import type { KV, KvEntry } from '@nats-io/kv';
 import { type Clock, systemClock } from '#clock.ts';
-import { answerMilliseconds, refusalsMax, retryMilliseconds } from '#limits.ts';
+import { answerMilliseconds, refusalsMax } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { Follower } from '#log/follow.ts';
 import { isIn, type Partition } from '#log/partition.ts';
-import { buckets } from '#log/stream.ts';
+import { buckets, isOvertaken } from '#log/stream.ts';
 
 export type RegistryEntry = {
   tenant: string;
@@ -24,33 +23,36 @@ export type RegistryEntry = {
 type Stored = Pick<RegistryEntry, 'firstSeen' | 'description' | 'refusals'>;
 type Listener = (tenant: string, host: string) => void;
 
-/** Code of JetStream: somebody else wrote the key since it was read. */
-const wrongRevision = 10071;
-
 export class Registry {
   readonly #hosts: KV;
   readonly #claims: KV;
   readonly #partition: Partition;
-  readonly #clock: Clock;
   readonly #entries = new Map<string, RegistryEntry>();
   readonly #listeners = new Set<Listener>();
-  readonly #closed = new AbortController();
-  #watch: QueuedIterator<KvWatchEntry> | undefined;
-  #following: Promise<void> | undefined;
+  #follower: Follower | undefined;
 
-  private constructor(hosts: KV, claims: KV, partition: Partition, clock: Clock) {
+  private constructor(hosts: KV, claims: KV, partition: Partition) {
     this.#hosts = hosts;
     this.#claims = claims;
     this.#partition = partition;
-    this.#clock = clock;
   }
 
   /** Opens the registry; resolves when it knows every host of the log's partition. The buckets have to exist. */
   static async open(log: Log, clock: Clock = systemClock): Promise<Registry> {
     const [hosts, claims] = [await log.buckets.open(buckets.hosts), await log.buckets.open(buckets.claims)];
-    const registry = new Registry(hosts, claims, log.partition, clock);
-    const { promise: filled, resolve, reject } = Promise.withResolvers<void>();
-    registry.#following = registry.#follow(resolve).catch(reject);
+    const registry = new Registry(hosts, claims, log.partition);
+    const { promise: filled, resolve } = Promise.withResolvers<void>();
+    registry.#follower = new Follower(
+      log,
+      buckets.hosts,
+      {
+        take: (entry) => registry.#take(entry),
+        known: () => registry.#entries.keys(),
+        forget: (key) => registry.#forget(key),
+        filled: resolve,
+      },
+      clock,
+    );
     const late = new AbortController();
     try {
       await Promise.race([filled, clock.sleep(answerMilliseconds, late.signal)]);
@@ -103,9 +105,7 @@ export class Registry {
   }
 
   async close(): Promise<void> {
-    this.#closed.abort();
-    this.#watch?.stop();
-    await this.#following?.catch(() => undefined);
+    await this.#follower?.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -131,27 +131,8 @@ export class Registry {
         else await this.#hosts.create(key, text);
         return;
       } catch (cause) {
-        if (!(cause instanceof JetStreamApiError && cause.code === wrongRevision)) throw cause;
+        if (!isOvertaken(cause)) throw cause;
       }
-    }
-  }
-
-  /** Keeps the entries in step with the bucket; a watch that ends is begun again. */
-  async #follow(filled: () => void): Promise<void> {
-    while (!this.#closed.signal.aborted) {
-      try {
-        const { values } = await this.#hosts.status();
-        this.#watch = await this.#hosts.watch();
-        let seen = 0;
-        if (values === 0) filled();
-        for await (const entry of this.#watch) {
-          this.#take(entry);
-          if (++seen >= values) filled();
-        }
-      } catch {
-        // The connection is away: NATS says so itself, and the watch is begun again.
-      }
-      await this.#clock.sleep(retryMilliseconds.min, this.#closed.signal).catch(() => undefined);
     }
   }
 
@@ -161,6 +142,16 @@ export class Registry {
     const content = stored(entry);
     if (content) this.#entries.set(entry.key, { tenant, host, ...content });
     else this.#entries.delete(entry.key);
+    this.#tell(tenant, host);
+  }
+
+  #forget(key: string): void {
+    const [tenant = '', host = ''] = key.split('.');
+    this.#entries.delete(key);
+    this.#tell(tenant, host);
+  }
+
+  #tell(tenant: string, host: string): void {
     for (const listener of this.#listeners) listener(tenant, host);
   }
 }

@@ -1,10 +1,12 @@
 // What the log is made of, as data: one stream, one durable consumer for each store, the buckets.
 import { agentsBucket, claimBucket, everything, prefix, republishOf } from '@fleetreel/proto';
+import { ApiError } from '@fleetreel/proto/errors';
 import {
   AckPolicy,
   type ConsumerConfig,
   DeliverPolicy,
   DiscardPolicy,
+  JetStreamApiCodes,
   JetStreamApiError,
   RetentionPolicy,
   StorageType,
@@ -14,7 +16,7 @@ import {
 import { nanos } from '@nats-io/transport-node';
 import { ackPendingMax, ackWaitMilliseconds, rebuildIdleMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
-import type { Telemetry } from '#telemetry.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** The stream through which everything passes. */
 export const streamName = 'FRAMES';
@@ -33,6 +35,22 @@ export const buckets = {
   agents: agentsBucket,
   access: 'access',
 } as const;
+
+/** Whether a compare-and-set on a bucket found another revision than it compared with: somebody else was faster. */
+export const isOvertaken = (cause: unknown): boolean =>
+  cause instanceof JetStreamApiError &&
+  // The second is of a server of a cluster that does not know yet which revision it is.
+  (cause.code === JetStreamApiCodes.StreamWrongLastSequence ||
+    cause.code === JetStreamApiCodes.StreamWrongLastSequenceUnknown);
+
+/** What a bucket answers. @throws ApiError log_unavailable where it does not, or what `ask` throws of that kind */
+export async function answered<T>(ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask();
+  } catch (cause) {
+    throw cause instanceof ApiError ? cause : new ApiError('log_unavailable', { reason: sentence(cause) }, { cause });
+  }
+}
 
 /** Buckets of which each host has a key of its own: it is told of its changes when they are stored, since it may make no consumer. */
 const told: readonly string[] = [buckets.claims, buckets.agents];

@@ -2,7 +2,7 @@ import type { HostDescription, HostRefusal } from '@fleetreel/proto';
 import { unknown } from '@fleetreel/proto/errors';
 import { type Description, Host, Hosts, type Refusal } from '@fleetreel/proto/http';
 import Type from 'typebox';
-import { record } from '#api/audit.ts';
+import { forgetHost } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import type { HostState } from '#query/hosts.ts';
@@ -61,8 +61,7 @@ export function hostRoutes(app: App, { rooms }: FaceParts): void {
       },
     },
     async ({ params: { host }, identity, ip: address }, reply) => {
-      await rooms().query.hosts.forget(identity.tenant, host);
-      await record({ rooms }, { identity, address }, { action: 'host.forget', target: host });
+      await forgetHost({ rooms }, { identity, address }, host);
       return reply.code(204).send();
     },
   );
