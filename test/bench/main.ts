@@ -11,10 +11,11 @@ import { freshness } from './freshness.ts';
 import { growth } from './growth.ts';
 import { ingest } from './ingest.ts';
 import { llmProxy } from './llm_proxy.ts';
+import { measures } from './measures.ts';
 import { rebuild } from './rebuild.ts';
 import { replay } from './replay.ts';
 
-const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth', 'rebuild', 'l1'] as const;
+const figures = ['p1', 'p2', 'day', 'p3', 'p4', 'p5', 'p6', 'p8', 'growth', 'rebuild', 'p11', 'l1'] as const;
 
 const help = `Usage: pnpm bench [FIGURE ...] [OPTION ...]
 
@@ -22,6 +23,7 @@ Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a da
          p3 size of a frame, p4 ingest, p5 decode, p6 freshness, p8 replay,
          growth (P9): CPU, memory, lag and latency of each part with more and more hosts,
          rebuild (P4): a store filled from the log and verified, beside the store that was filled first,
+         p11 measures that applications write,
          l1 what llm-proxy adds to the time to the first token
 
   --day N       ticks of the figure day (86400: a quarter of an hour)
@@ -34,6 +36,7 @@ Figures (all by default): p1 agent CPU, p2 agent memory, day the same after a da
   --sizes N,N   numbers of hosts whose growth is watched (100,500,1000,2000,5000); the others are compared with the first
   --grow N      seconds for which each of them is watched (40), after --warm-up N (15)
   --rows N      rows of a frame of these hosts (200)
+  --write N     seconds for which measures are written (10)
   --fleet N     hosts of the log that a store is rebuilt from (50), for --hours N (1; the figure asks for 24),
                 a frame every --every N seconds (10)
   --aligned     all of these hosts publish at once, as with perfect clocks, not spread over the interval
@@ -56,6 +59,7 @@ const settings = {
     grow: { type: 'string', default: '40' },
     'warm-up': { type: 'string', default: '15' },
     rows: { type: 'string', default: '200' },
+    write: { type: 'string', default: '10' },
     fleet: { type: 'string', default: '50' },
     hours: { type: 'string', default: '1' },
     every: { type: 'string', default: '10' },
@@ -141,6 +145,10 @@ async function main(): Promise<void> {
     ) as [number, number, number];
     say(`${hours} h of ${size} hosts are rebuilt from the log ...`);
     found.push(...(await rebuild(fleet(run.frames, size, Math.floor((hours * 3600) / every), every))));
+  }
+  if (wanted('p11')) {
+    say('Measures are written ...');
+    found.push(...(await measures(positive('write', options.write))));
   }
   process.stdout.write(`\n${table(found)}\n`);
 }

@@ -132,7 +132,7 @@ export const cursorOverlapMilliseconds = 2 * 60_000;
 
 /** Passwords that are hashed at once: each takes a core for tens of milliseconds, and live data needs the others. */
 export const passwordsAtOnceMax = 1;
-/** Passwords that wait for that, of those who were right from there before and of the others each: some seconds. */
+/** Passwords that wait for that, of those who were right from there before and of the others each: some seconds. Beyond, who tried most is refused. */
 export const passwordsWaitingMax = 32;
 /** Passwords that wait from one network at most: others have their turn too. */
 export const passwordsWaitingFromMax = 4;
@@ -186,6 +186,8 @@ export const metadataCharactersMax = 1024;
 export const customMessageBytes = 600 * 1024;
 /** Entries of such a message: each falls into one write to the store, beside others. */
 export const customMessageEntriesMax = 5000;
+/** Entries of a call that goes into the log with others of the same writer: what has more is worth a message of its own. */
+export const customGroupedEntriesMax = 100;
 /** Bytes that wait for the log to have them; beyond, calls are refused: NATS is slow or away. */
 export const customPendingBytesMax = 64 * 1024 * 1024;
 /** For how long, at the rate that a key has, it may write at once what it did not write before. */

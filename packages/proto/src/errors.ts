@@ -311,7 +311,8 @@ export const errors = {
     grpc: 'NOT_FOUND',
     title: 'Link not valid',
     detail: 'This link was used already, is too old, or never was.',
-    action: 'Ask an administrator for another, or make one with "fleetreel-collector link".',
+    action:
+      'Ask an administrator for another, or make one with "fleetreel-collector link"; "fleetreel up" prints one at its start while nobody can sign in.',
   },
   user_exists: {
     http: 409,
@@ -326,6 +327,13 @@ export const errors = {
     title: 'User not found',
     detail: 'There is no user "{value}".',
     action: '{suggestion}',
+  },
+  has_admin: {
+    http: 409,
+    grpc: 'FAILED_PRECONDITION',
+    title: 'Admin exists',
+    detail: '"{value}" is an admin who has a password.',
+    action: 'Sign in, and invite others under Settings, Users.',
   },
   last_admin: {
     http: 409,

@@ -121,7 +121,46 @@ const countOf = async (name: string) => (await measures({ name, limit: '5000' })
 /** Waits until so many measures of a name are found. */
 const stored = (name: string, count: number) => until(() => countOf(name).catch(String)).toBe(count);
 
-test('one or many, in each form, are found as they were written', async () => {
+/** Calls that were sent until they were accepted, while all that stores them was killed. */
+let sent = 0;
+
+// First: what a killed collector held is delivered again after some seconds, and is looked for at the end.
+test('whatever is killed, a client is answered once the log has what it sends', async () => {
+  let failures = 0;
+  let isOver = false;
+  const send = async (index: number) => {
+    const body = JSON.stringify([{ name: 'kill', value: index, time: Date.now() }]);
+    for (;;) {
+      try {
+        const { status: code } = await post('measure', body, { 'idempotency-key': `kill ${index}` });
+        if (code === 200) return;
+      } catch {
+        failures++;
+      }
+      await pause(20);
+    }
+  };
+  const sending = (async () => {
+    while (!isOver) {
+      await send(sent++);
+      await pause(5);
+    }
+  })();
+  await until(() => countOf('kill')).toBeAbove(0);
+  await questdb.kill();
+  // The store is not needed to be answered.
+  const before = sent;
+  await until(() => sent).toBeAbove(before + 10);
+  expect(failures).toBe(0);
+  await collector.kill();
+  await questdb.restart();
+  await startCollector();
+  isOver = true;
+  await sending;
+  expect(failures).toBeGreaterThan(0);
+});
+
+test.concurrent('one or many, in each form, are found as they were written', async () => {
   const time = Date.now() - 60_000;
   const one = {
     name: 'form.one',
@@ -156,7 +195,7 @@ test('one or many, in each form, are found as they were written', async () => {
   expect((await measures({ name: 'form.*' })).measures).toEqual(found.measures);
 });
 
-test('events have an end and a severity, and are found by it', async () => {
+test.concurrent('events have an end and a severity, and are found by it', async () => {
   const time = Date.now() - 5000;
   await write('event', [
     { name: 'deploy', text: 'v1', time, end: time + 2000.5, severity: 'warning', metadata: { by: 'ana' } },
@@ -240,7 +279,7 @@ describe('conditions', () => {
   });
 });
 
-test('names are found by patterns', async () => {
+test.concurrent('names are found by patterns', async () => {
   await write(
     'measure',
     ['cpu.load', 'cpu.load_1', 'cpu-load', 'mem/used:x'].map((name) => ({ name: `n.${name}`, value: 1 })),
@@ -252,7 +291,7 @@ test('names are found by patterns', async () => {
   expect(await names('n.*:x,n.cpu-load')).toEqual(['cpu-load', 'mem/used:x']);
 });
 
-test('pages stay as they are while others are written, also where many have one time', async () => {
+test.concurrent('pages stay as they are while others are written, also where many have one time', async () => {
   const time = Date.now() - 30_000;
   const entries = Array.from({ length: 300 }, (_, index) => ({
     name: 'page.row',
@@ -282,7 +321,7 @@ test('pages stay as they are while others are written, also where many have one 
   expect(new Set(given.map(({ id, time: at }) => `${at} ${id}`)).size).toBe(given.length);
 });
 
-test('a call that is sent again with its key is stored once', async () => {
+test.concurrent('a call that is sent again with its key is stored once', async () => {
   const entries = [
     { name: 'again', value: 1, time: Date.now() },
     { name: 'again', value: 1, time: Date.now() },
@@ -442,7 +481,58 @@ test('ten thousand in one call pass through several messages of the log', async 
   expect(found.measures).toMatchObject([{ value: 9876 }]);
 });
 
-test('over gRPC it is the same', async () => {
+test('small calls that come at once keep their own entries and times', async () => {
+  const began = Date.now();
+  const calls = Array.from({ length: 300 }, (_, index) => index);
+  await Promise.all([
+    ...calls.map((index) =>
+      index % 3 === 0
+        ? write('measure', [{ name: 'small.text', text: `t${index}`, metadata: { index } }])
+        : write('measure', [
+            { name: 'small.value', value: index, time: began - index },
+            { name: 'small.value', value: -index, metadata: { index } },
+          ]),
+    ),
+    write('event', [{ name: 'small.event', text: 'at the same time' }]),
+  ]);
+  const ended = Date.now();
+  await stored('small.*', 500);
+  const found = (await measures({ name: 'small.*', limit: '5000' })).measures;
+  for (const index of calls) {
+    const own = found.filter((one) => Math.abs(one.value ?? 0) === index || one.text === `t${index}`);
+    if (index === 0) continue;
+    const timed = own.filter(({ value }) => value === index);
+    const untimed = own.filter(({ value, text }) => value === -index || text === `t${index}`);
+    expect(timed.map(({ time }) => time)).toEqual(index % 3 === 0 ? [] : [began - index]);
+    expect(untimed.map(({ metadata }) => metadata)).toEqual([{ index }]);
+    expect(untimed[0]?.time).toBeGreaterThanOrEqual(began);
+    expect(untimed[0]?.time).toBeLessThanOrEqual(ended);
+  }
+});
+
+test('calls that come while another is on its way into the log follow it together, in one message', async () => {
+  const custom = new CustomLog(log, new Telemetry('silent'), systemClock);
+  const to = subject({ tenant: 'default', kind: 'custom', host: 'together' });
+  const call = (index: number) => ({
+    measures: {
+      time_us: [Number.NaN],
+      name: ['together'],
+      value: [index],
+      text: [''],
+      metadata: [''],
+    },
+  });
+  await Promise.all(
+    Array.from({ length: 300 }, (_, index) =>
+      custom.put({ tenant: 'default', source: 'together' }, call(index), undefined),
+    ),
+  );
+  const { state } = await log.manager.streams.info('FRAMES', { subjects_filter: to });
+  expect(state.subjects).toEqual({ [to]: 2 });
+  await stored('together', 300);
+});
+
+test.concurrent('over gRPC it is the same', async () => {
   const client = new Custom(`127.0.0.1:${ports.grpc}`, credentials.createInsecure());
   try {
     const call = <T>(send: (done: (error: ServiceError | null, answer?: T) => void) => void) =>
@@ -495,7 +585,7 @@ test('over gRPC it is the same', async () => {
   }
 });
 
-test('what another tenant writes is not found', async () => {
+test.concurrent('what another tenant writes is not found', async () => {
   const others = new CustomLog(log, new Telemetry('silent'), systemClock);
   const entries = { time_us: [Number.NaN], name: ['foreign'], value: [1], text: [''], metadata: [''] };
   await others.put({ tenant: 'acme', source: 'k1' }, { measures: entries }, undefined);
@@ -507,7 +597,7 @@ test('what another tenant writes is not found', async () => {
   expect((await measures({ name: 'foreign' })).measures).toMatchObject([{ source: 'k1' }]);
 });
 
-test('the audit trail says who did what, to its tenant alone', async () => {
+test.concurrent('the audit trail says who did what, to its tenant alone', async () => {
   const audit = new Audit(log, 'host.of (tests)', new Telemetry('silent'), systemClock);
   const ana = { tenant: 'default', kind: 'user', id: 'ana', name: 'Ana "A"' } as const;
   const address = '192.0.2.1';
@@ -544,7 +634,7 @@ test('the audit trail says who did what, to its tenant alone', async () => {
     expect((await fetch(`http://127.0.0.1:${ports.http}/api/v1/audit`, { method })).status).toBe(405);
 });
 
-test('what can not be read goes to the dead letters, and stops nothing', async () => {
+test.concurrent('what can not be read goes to the dead letters, and stops nothing', async () => {
   const to = subject({ tenant: 'default', kind: 'custom', host: 'broken' });
   await log.jetstream.publish(to, Uint8Array.of(1, 2, 3));
   await write('measure', [{ name: 'after.dead', value: 1 }]);
@@ -552,45 +642,6 @@ test('what can not be read goes to the dead letters, and stops nothing', async (
   await until(async () => (await get<{ letters: object[] }>('dead-letters?host=broken')).letters).toMatchObject([
     { reason: 'undecodable', subject: to, host: 'broken' },
   ]);
-});
-
-test('whatever is killed, what a client sends until it is accepted is stored, once', async () => {
-  let failures = 0;
-  let sent = 0;
-  let isOver = false;
-  const send = async (index: number) => {
-    const body = JSON.stringify([{ name: 'kill', value: index, time: Date.now() }]);
-    for (;;) {
-      try {
-        const { status: code } = await post('measure', body, { 'idempotency-key': `kill ${index}` });
-        if (code === 200) return;
-      } catch {
-        failures++;
-      }
-      await pause(20);
-    }
-  };
-  const sending = (async () => {
-    while (!isOver) {
-      await send(sent++);
-      await pause(5);
-    }
-  })();
-  await until(() => countOf('kill')).toBeAbove(0);
-  await questdb.kill();
-  // The store is not needed to be answered.
-  const before = sent;
-  await until(() => sent).toBeAbove(before + 10);
-  expect(failures).toBe(0);
-  await collector.kill();
-  await questdb.restart();
-  await startCollector();
-  isOver = true;
-  await sending;
-  expect(failures).toBeGreaterThan(0);
-  const values = async () =>
-    (await questdb.query("SELECT value FROM measure WHERE name = 'kill' ORDER BY value")).rows.flat();
-  await until(values).toEqual(Array.from({ length: sent }, (_, index) => index));
 });
 
 test('with the log away a call is refused at once or soon, and says so', async () => {
@@ -601,4 +652,10 @@ test('with the log away a call is refused at once or soon, and says so', async (
   await nats.restart();
   await until(async () => (await post('measure', { name: 'away.then', value: 1 })).status).toBe(200);
   await until(() => countOf('away.then').catch(() => 0)).toBeAbove(0);
+});
+
+test('what a client sent until it was accepted is stored, once, whatever was killed', async () => {
+  const values = async () =>
+    (await questdb.query("SELECT value FROM measure WHERE name = 'kill' ORDER BY value")).rows.flat();
+  await until(values).toEqual(Array.from({ length: sent }, (_, index) => index));
 });

@@ -12,9 +12,7 @@ import {
   metadataCharactersMax,
   metadataKeysMax,
 } from '#limits.ts';
-import type { Entries } from '#log/custom.ts';
-
-export type EntryKind = 'measure' | 'event';
+import { type Entries, type EntryKind, noEntries } from '#log/custom.ts';
 
 /** Entries that were checked, with the keys of their metadata. */
 export type ReadEntries = { entries: Entries; names: string[]; keys: string[][] };
@@ -138,11 +136,8 @@ class Reader {
   constructor(kind: EntryKind, times: TimeBounds) {
     this.#kind = kind;
     this.#times = times;
-    const name: string[] = [];
-    const entries: Entries =
-      kind === 'measure'
-        ? { measures: { time_us: [], name, value: [], text: [], metadata: [] } }
-        : { events: { time_us: [], name, end_us: [], severity: [], text: [], metadata: [] } };
+    const entries = noEntries(kind);
+    const { name } = entries.measures ?? entries.events;
     this.read = { entries, names: name, keys: [] };
   }
 
@@ -268,11 +263,10 @@ function checkMetadata(metadata: unknown, where: Where): string[] {
   if (keys.length > metadataKeysMax)
     throw bad(where, 'metadata', `"metadata" has ${keys.length} keys`, `Give at most ${metadataKeysMax}.`);
   for (const key of keys) {
-    const field = `metadata.${clip(key)}`;
     if (!keyRule.test(key))
       throw bad(
         where,
-        field,
+        fieldOf(key),
         `"metadata" can't have the key "${clip(key)}"`,
         'Give a letter, then letters, digits, "_", "-" and ".", at most 64 characters.',
       );
@@ -281,16 +275,23 @@ function checkMetadata(metadata: unknown, where: Where): string[] {
       if (value.length > metadataCharactersMax)
         throw bad(
           where,
-          field,
-          `"${field}" has ${value.length} characters`,
+          fieldOf(key),
+          `"${fieldOf(key)}" has ${value.length} characters`,
           `Give at most ${metadataCharactersMax}; what is longer belongs into "text".`,
         );
       metadata[key] = stored(value);
     } else if (!(typeof value === 'boolean' || (typeof value === 'number' && Number.isFinite(value))))
-      throw bad(where, field, `"${field}" is ${shown(value)}`, 'Give a string, a finite number or a boolean.');
+      throw bad(
+        where,
+        fieldOf(key),
+        `"${fieldOf(key)}" is ${shown(value)}`,
+        'Give a string, a finite number or a boolean.',
+      );
   }
   return keys;
 }
+
+const fieldOf = (key: string): string => `metadata.${clip(key)}`;
 
 /** A value as an error shows it. */
 function shown(value: unknown): string {

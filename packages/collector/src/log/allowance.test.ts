@@ -54,6 +54,7 @@ test('names and their metadata keys are counted, until they are forgotten', () =
   // One of a call too many is all of it too many.
   const error = errorOf(() => each.take('k', ['b', 'c'], [[], []]));
   expect([error.code, error.retryAfter]).toEqual(['too_many_custom_names', customNamesMilliseconds / 1000]);
+  expect(error.index).toBe(1);
   each.take('k', ['b', 'a'], [[], ['y']]);
   expect(errorOf(() => each.take('k', ['a'], [['z']])).message).toContain('"a z"');
   each.take('l', ['c'], [[]]);

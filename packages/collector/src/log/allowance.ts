@@ -89,11 +89,11 @@ export class Allowances {
   #takeNames(account: Owner, names: readonly string[], keys: readonly (readonly string[])[]): void {
     const fresh: Names = new Map();
     let count = account.count;
-    const add = (name: string, key: string | undefined): void => {
+    const add = (index: number, name: string, key: string | undefined): void => {
       const known = account.before.get(name);
       if (!(known && (key === undefined || known.has(key)))) count++;
       if (count > this.#settings.names)
-        this.#refuseNames(account, key === undefined ? name : `${name} ${key}`, names.length);
+        this.#refuseNames(account, { index, value: key === undefined ? name : `${name} ${key}` }, names.length);
       let set = fresh.get(name);
       if (set === undefined) {
         set = new Set();
@@ -104,9 +104,9 @@ export class Allowances {
     for (let place = 0; place < names.length; place++) {
       const name = names[place] as string;
       const known = account.names.get(name);
-      if (known === undefined && !fresh.has(name)) add(name, undefined);
+      if (known === undefined && !fresh.has(name)) add(place, name, undefined);
       for (const key of keys[place] as readonly string[])
-        if (!known?.has(key) && !fresh.get(name)?.has(key)) add(name, key);
+        if (!known?.has(key) && !fresh.get(name)?.has(key)) add(place, name, key);
     }
     for (const [name, set] of fresh) {
       const known = account.names.get(name);
@@ -125,12 +125,14 @@ export class Allowances {
     });
   }
 
-  #refuseNames({ turned_ms }: Owner, value: string, entries: number): never {
+  /** @param index of the entry, in its call */
+  #refuseNames({ turned_ms }: Owner, { index, value }: { index: number; value: string }, entries: number): never {
     const left_ms = turned_ms + customNamesMilliseconds - this.#clock.monotonic_ms();
     this.#refused('names', entries);
     throw new ApiError('too_many_custom_names', {
       most: this.#settings.names,
       value: clip(value),
+      index,
       retryAfter: Math.max(1, Math.ceil(left_ms / 1000)),
     });
   }

@@ -5,7 +5,12 @@ import { type CustomColumns, type EventColumns, encodeCustomBatch, type MeasureC
 import { ApiError } from '@fleetreel/proto/errors';
 import type { Accepted } from '@fleetreel/proto/http';
 import type { Clock } from '#clock.ts';
-import { customMessageBytes, customMessageEntriesMax, customPendingBytesMax } from '#limits.ts';
+import {
+  customGroupedEntriesMax,
+  customMessageBytes,
+  customMessageEntriesMax,
+  customPendingBytesMax,
+} from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -24,11 +29,17 @@ export type Entries = { measures: Measures; events?: undefined } | { measures?: 
 /** Who writes: the tenant, and the id of the key as a token of a subject. */
 export type Writing = { tenant: string; source: string };
 
+/** Calls of one writer that go into the log together. */
+type Group = { entries: Entries; count: number; written: PromiseWithResolvers<void> };
+export type EntryKind = 'measure' | 'event';
+
 /** Writes what applications post. */
 export class CustomLog {
   readonly #log: Log;
   readonly #telemetry: Pick<Telemetry, 'customWritten'>;
   readonly #clock: Clock;
+  /** The calls that came while the ones before them, of the same writer and kind, were on their way. */
+  readonly #waiting = new Map<string, Group>();
   #pendingBytes = 0;
 
   constructor(log: Log, telemetry: Pick<Telemetry, 'customWritten'>, clock: Clock) {
@@ -42,42 +53,140 @@ export class CustomLog {
    * is not written again: for as long as its duplicate window; later the rows are the same where a time was given.
    * @throws ApiError when the log can't take all of them: it may have some
    */
-  async put({ tenant, source }: Writing, entries: Entries, idempotencyKey: string | undefined): Promise<Accepted> {
-    const [kind, count] = entries.measures
+  async put(writing: Writing, entries: Entries, idempotencyKey: string | undefined): Promise<Accepted> {
+    const [kind, count]: [EntryKind, number] = entries.measures
       ? ['measure', entries.measures.name.length]
       : ['event', entries.events.name.length];
+    if (count === 0) return { accepted: 0, duplicate: false };
+    if (idempotencyKey === undefined && count <= customGroupedEntriesMax) {
+      await this.#putWithOthers(writing, kind, entries, count);
+      return { accepted: count, duplicate: false };
+    }
     const identity =
       idempotencyKey === undefined
         ? randomBytes(16)
         : createHash('sha256')
-            .update(JSON.stringify([tenant, source, kind, idempotencyKey]))
+            .update(JSON.stringify([writing.tenant, writing.source, kind, idempotencyKey]))
             .digest();
-    // 63 bits: the store has signed numbers, and none for the least of them.
-    identity[0] = (identity[0] as number) & 0x7f;
-    const call = identity.toString('hex', 0, 8);
-    const messages = batches(entries, count, call, Math.round(this.#clock.now_us()));
-    const to = subject({ tenant, kind: 'custom', host: source });
-    const bytes = messages.reduce((sum, { data }) => sum + data.length, 0);
+    const release = this.#hold(sizeOf(entries, count));
+    try {
+      return { accepted: count, duplicate: await this.#publish(writing, kind, entries, count, identity) };
+    } finally {
+      release();
+    }
+  }
+
+  /**
+   * Many small calls cost the log, its memory of duplicates and the store as much as few large ones when they go together: while one
+   * message is on its way, what the same writer writes is collected for the next. Who writes alone waits for nobody.
+   */
+  async #putWithOthers(writing: Writing, kind: EntryKind, entries: Entries, count: number): Promise<void> {
+    const release = this.#hold(sizeOf(entries, count));
+    try {
+      const writer = `${writing.tenant}.${writing.source}.${kind}`;
+      let group = this.#waiting.get(writer);
+      const isFirst = group === undefined;
+      if (group === undefined) {
+        group = newGroup(kind);
+        this.#waiting.set(writer, group);
+      }
+      add(group, entries, count, Math.round(this.#clock.now_us()));
+      if (isFirst) void this.#writeGroups(writing, kind, writer);
+      await group.written.promise;
+    } finally {
+      release();
+    }
+  }
+
+  /** Writes group after group, for as long as calls come. */
+  async #writeGroups(writing: Writing, kind: EntryKind, writer: string): Promise<void> {
+    for (let group = this.#waiting.get(writer); group && group.count > 0; group = this.#waiting.get(writer)) {
+      this.#waiting.set(writer, newGroup(kind));
+      try {
+        await this.#publish(writing, kind, group.entries, group.count, randomBytes(16));
+        group.written.resolve();
+      } catch (cause) {
+        group.written.reject(cause);
+      }
+    }
+    this.#waiting.delete(writer);
+  }
+
+  /** Keeps room for so many bytes, until it is released. @throws ApiError where too many wait already */
+  #hold(bytes: number): () => void {
     if (this.#pendingBytes > 0 && this.#pendingBytes + bytes > customPendingBytesMax)
       throw new ApiError('log_unavailable', { reason: `${customPendingBytesMax} bytes wait for it` });
     this.#pendingBytes += bytes;
+    return () => {
+      this.#pendingBytes -= bytes;
+    };
+  }
+
+  /** Whether the log had all of it. @throws ApiError log_unavailable */
+  async #publish(
+    { tenant, source }: Writing,
+    kind: EntryKind,
+    entries: Entries,
+    count: number,
+    identity: Buffer,
+  ): Promise<boolean> {
+    // 63 bits: the store has signed numbers, and none for the least of them.
+    identity[0] = (identity[0] as number) & 0x7f;
+    const call = identity.toString('hex', 0, 8);
+    const to = subject({ tenant, kind: 'custom', host: source });
+    let bytes = 0;
     try {
       const known = await Promise.all(
-        messages.map(async ({ first, data }) => {
+        batches(entries, count, call, Math.round(this.#clock.now_us())).map(async ({ first, data }) => {
+          bytes += data.length;
           // The whole digest: message ids are of all tenants.
           const msgID = `custom-${identity.toString('hex', 0, 16)}-${first}`;
           const { duplicate } = await this.#log.jetstream.publish(to, data, { msgID });
           return duplicate;
         }),
       );
-      this.#telemetry.customWritten(kind as 'measure' | 'event', count, bytes);
-      return { accepted: count, duplicate: known.length > 0 && known.every((one) => one) };
+      this.#telemetry.customWritten(kind, count, bytes);
+      return known.length > 0 && known.every((one) => one);
     } catch (cause) {
       throw new ApiError('log_unavailable', { reason: sentence(cause) }, { cause });
-    } finally {
-      this.#pendingBytes -= bytes;
     }
   }
+}
+
+const newGroup = (kind: EntryKind): Group => ({
+  entries: noEntries(kind),
+  count: 0,
+  written: Promise.withResolvers(),
+});
+
+/** Columns without a row. */
+export const noEntries = (kind: EntryKind): Entries =>
+  kind === 'measure'
+    ? { measures: { time_us: [], name: [], value: [], text: [], metadata: [] } }
+    : { events: { time_us: [], name: [], end_us: [], severity: [], text: [], metadata: [] } };
+
+/** Adds the entries of a call to a group. Such as have no time have that of their call, which is not the one of the message. */
+function add(group: Group, entries: Entries, count: number, received_us: number): void {
+  const [to, from] = [columnsOf(group.entries), columnsOf(entries)];
+  for (const name of Object.keys(to)) {
+    const column = from[name] as unknown[];
+    for (let row = 0; row < count; row++) {
+      const value = column[row];
+      to[name]?.push(name === 'time_us' && Number.isNaN(value) ? received_us : value);
+    }
+  }
+  group.count += count;
+}
+
+const columnsOf = ({ measures, events }: Entries) => (measures ?? events) as Record<string, unknown[]>;
+
+/** Bytes of entries in the log, about. */
+function sizeOf(entries: Entries, count: number): number {
+  const { name, text, metadata } = entries.measures ?? entries.events;
+  let bytes = count * rowBytes;
+  for (let row = 0; row < count; row++)
+    bytes += (name[row] as string).length + (text[row] as string).length + (metadata[row] as string).length;
+  return bytes;
 }
 
 /** The entries as messages, in their order. */

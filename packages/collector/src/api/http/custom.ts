@@ -14,11 +14,11 @@ import {
 import type { FastifyRequest } from 'fastify';
 import Type, { type TProperties, type TSchema } from 'typebox';
 import { checkKey, put } from '#api/custom.ts';
-import type { EntryKind } from '#api/entries.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { from, many, one, type Parameters, texts, to } from '#api/http/parameters.ts';
 import { customBodyBytesMax, customEntriesMax } from '#limits.ts';
+import type { EntryKind } from '#log/custom.ts';
 import { customLimit, type FoundEvent, type FoundMeasure, type FoundRecord } from '#query/custom.ts';
 
 const linesType = 'application/x-ndjson';
