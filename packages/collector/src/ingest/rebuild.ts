@@ -16,6 +16,8 @@ import type { Telemetry } from '#telemetry.ts';
 const progressMilliseconds = { look: 250, tell: 5000 } as const;
 /** Rows of the time before now that are not compared while agents go on: they may still come. */
 const liveMilliseconds = 60_000;
+/** Rows that the store drops for their age so soon are not compared, milliseconds: verifying takes its time. */
+const keptMilliseconds = 6 * 3_600_000;
 /** Differences that are told one by one. */
 const differencesTold = 20;
 
@@ -37,7 +39,7 @@ export type RebuildParts = {
 
 /** Fills the store; resolves with whether it then holds what the log holds. */
 export async function rebuild(parts: RebuildParts, signal: AbortSignal): Promise<boolean> {
-  const { log, store, from, settings, rollups, telemetry, clock, say } = parts;
+  const { log, store, from, settings, rawMilliseconds, rollups, telemetry, clock, say } = parts;
   const begin_us = clock.now_us();
   const { state } = await log.manager.streams.info(streamName);
   const lastSequence = state.last_seq;
@@ -63,13 +65,11 @@ export async function rebuild(parts: RebuildParts, signal: AbortSignal): Promise
   const isAside = (sequence: number, index: number | undefined) => aside.has(place(sequence, index));
   await content.read(
     log,
-    { from, lastSequence, before_us, isAside },
+    { from, lastSequence, before_us, after_us: begin_us - (rawMilliseconds - keptMilliseconds) * 1000, isAside },
     (sequence) => told.at(sequence, () => `${count(content.frames)} frames counted`),
     signal,
   );
-  const stored = Number.isFinite(content.earliest_us)
-    ? await storeContent(settings, content.earliest_us, before_us)
-    : new Map();
+  const stored = await storeContent(settings, content.earliest_us, before_us);
   const differing = content.differences(stored);
   for (const line of differing.slice(0, differencesTold)) say(`differs: ${line}`);
   const until = `before ${new Date(before_us / 1000).toISOString()}`;
@@ -81,7 +81,11 @@ export async function rebuild(parts: RebuildParts, signal: AbortSignal): Promise
   }
   // What comes from now on, the collector reads where the rebuild ended.
   await keepStoreFrom(log, store, lastSequence + 1, telemetry);
-  const notCompared = content.ownTimes ? '' : '; there were too many events to compare those';
+  const left = [
+    ...(content.ownTimes ? [] : ['events of hosts']),
+    ...(content.writtenCalls ? [] : ['calls of applications']),
+  ];
+  const notCompared = left.length === 0 ? '' : `; there were too many ${left.join(' and ')} to compare those`;
   say(
     `The store ${store} holds what the log holds: ${count(content.rows)} rows ${until}, by number and sums${notCompared}.`,
   );
