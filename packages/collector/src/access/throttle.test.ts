@@ -67,6 +67,16 @@ test('a sign-in that was right forgets what failed before', () => {
   }
 });
 
+test('a try that was not looked at is none', () => {
+  const throttle = new Throttle(still().clock);
+  expect(throttle.begin('ada', '192.0.2.1', false)).toBe(1);
+  for (let tries = 0; tries < 2 * signInFailuresFree.address; tries++) {
+    expect(throttle.begin('ada', '192.0.2.1', false)).toBe(2);
+    throttle.withdraw('ada', '192.0.2.1', false);
+  }
+  expect(throttle.begin('ada', '192.0.2.1', true)).toBe(0);
+});
+
 test('many who right sign in from one address do not make it wait', () => {
   const throttle = new Throttle(still().clock);
   for (let user = 0; user < 200; user++) {

@@ -21,9 +21,10 @@ export class Throttle {
   /**
    * Notes a try before it is known whether it is right: many at once are as many as one after the other.
    * @param isKnown whether the user signed in from there before: others who fail from there do not matter then
+   * @returns the tries from there of late with this one; 0 where `isKnown`
    * @throws ApiError too_many_sign_ins
    */
-  begin(user: string, address: string, isKnown: boolean): void {
+  begin(user: string, address: string, isKnown: boolean): number {
     const now_ms = this.#clock.monotonic_ms();
     const from = networkOf(address);
     const pair = `${user}\0${from}`;
@@ -34,19 +35,31 @@ export class Throttle {
     if (late.length > 0)
       throw new ApiError('too_many_sign_ins', { retryAfter: Math.ceil((Math.max(...late) - now_ms) / 1000) });
     note(this.#pairs, pair, signInFailuresFree.pair, now_ms);
-    if (!isKnown) note(this.#addresses, from, signInFailuresFree.address, now_ms);
+    return isKnown ? 0 : note(this.#addresses, from, signInFailuresFree.address, now_ms);
   }
 
   /** The try was right: what failed before it is forgotten. Of the address only this try is. */
   succeed(user: string, address: string): void {
     const from = networkOf(address);
     this.#pairs.delete(`${user}\0${from}`);
-    const failures = this.#addresses.get(from);
-    if (failures) failures.count = Math.max(0, failures.count - 1);
+    takeBack(this.#addresses, from);
+  }
+
+  /** The password was not even looked at, since too many wait: it was no try. */
+  withdraw(user: string, address: string, isKnown: boolean): void {
+    const from = networkOf(address);
+    takeBack(this.#pairs, `${user}\0${from}`);
+    if (!isKnown) takeBack(this.#addresses, from);
   }
 }
 
-function note(all: Map<string, Failures>, name: string, free: number, now_ms: number): void {
+function takeBack(all: Map<string, Failures>, name: string): void {
+  const failures = all.get(name);
+  if (failures) failures.count = Math.max(0, failures.count - 1);
+}
+
+/** Counts one more; returns how many there are. */
+function note(all: Map<string, Failures>, name: string, free: number, now_ms: number): number {
   const known = all.get(name);
   // Who has waited as long again as he had to begins anew, but for the doubling.
   const isOld = known !== undefined && now_ms > known.until_ms + signInBackoffMilliseconds.max;
@@ -56,9 +69,10 @@ function note(all: Map<string, Failures>, name: string, free: number, now_ms: nu
   all.delete(name);
   all.set(name, { count, until_ms: count < free ? now_ms : now_ms + pause });
   for (const [oldest] of all) {
-    if (all.size <= signInPairsMax) return;
+    if (all.size <= signInPairsMax) break;
     all.delete(oldest);
   }
+  return count;
 }
 
 /** The network that one machine may choose its address from: of IPv6 the first half. */
