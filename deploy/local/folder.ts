@@ -12,7 +12,7 @@ export class LaunchError extends Error {
 }
 
 /** A process, told from a later one that got its number. */
-type ProcessId = { pid: number; started: string };
+export type ProcessId = { pid: number; started: string };
 type Holder = ProcessId & { guard?: ProcessId };
 
 /** How long a guard of a killed launcher is waited for, milliseconds: it gives its processes five seconds. */
@@ -111,9 +111,9 @@ function makeFolder(path: string): void {
   }
 }
 
-const identify = (pid: number): ProcessId => ({ pid, started: startOf(pid) });
+export const identify = (pid: number): ProcessId => ({ pid, started: startOf(pid) });
 
-function lives({ pid, started }: ProcessId): boolean {
+export function lives({ pid, started }: ProcessId): boolean {
   try {
     process.kill(pid, 0);
   } catch (error) {

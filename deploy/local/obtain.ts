@@ -10,6 +10,8 @@ import { promisify } from 'node:util';
 import { extract } from 'tar';
 import { Child, describeExit } from '#local/child.ts';
 
+export { cacheFolder } from '#local/running.ts';
+
 /** What is looked at on this machine; a test gives its own. */
 export type Machine = {
   env: Readonly<Record<string, string | undefined>>;
@@ -52,10 +54,6 @@ export class StepFailed extends Error {
   /** What the program ends with. */
   readonly exitCode = 1;
 }
-
-/** Where fetched servers are kept, for all checkouts of this user. */
-export const cacheFolder = ({ env, home }: Machine): string =>
-  join(env.XDG_CACHE_HOME || join(home, '.cache'), 'fleetreel');
 
 /** The first executable of this name on PATH or in one of the other folders. */
 export function findProgram(name: string, machine: Machine, otherFolders: readonly string[] = []): string | undefined {

@@ -54,7 +54,7 @@ export type PortHolder = { pid: number; name: string };
 
 /** The process that listens on a TCP port; undefined where it can't be seen (another user's, or not on Linux). */
 export function portHolder(port: number, proc = '/proc'): PortHolder | undefined {
-  const inodes = new Set(['tcp', 'tcp6'].flatMap((table) => listeners(`${proc}/net/${table}`, port)));
+  const inodes = new Set(listeners(port, proc).map(({ inode }) => inode));
   if (inodes.size === 0) return undefined;
   for (const { name: pid } of list(proc)) {
     if (!/^\d+$/.test(pid)) continue;
@@ -75,16 +75,17 @@ function nameOf(process: string): string {
   return /\.\w+$/.test(tail) && !script.startsWith('-') ? `${basename(program)} ${tail}` : basename(program);
 }
 
-/** Inodes of the sockets that listen on a port, from `/proc/net/tcp` or `tcp6`. */
-function listeners(path: string, port: number): string[] {
+/**
+ * The sockets that listen on a TCP port of any address, with the numbers of the users whose they are; none where that can't be seen
+ * (not on Linux).
+ */
+export function listeners(port: number, proc = '/proc'): { inode: string; user: number }[] {
   const wanted = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
-  const text = attempt(() => readFileSync(path, 'utf8')) ?? '';
-  return text
-    .split('\n')
-    .slice(1)
+  return ['tcp', 'tcp6']
+    .flatMap((table) => (attempt(() => readFileSync(`${proc}/net/${table}`, 'utf8')) ?? '').split('\n').slice(1))
     .map((line) => line.trim().split(/\s+/))
     .filter(([, local = '', , state]) => state === '0A' && local.endsWith(wanted))
-    .map((columns) => columns[9] ?? '');
+    .map((columns) => ({ inode: columns[9] ?? '', user: Number(columns[7]) }));
 }
 
 const list = (folder: string): Dirent[] => attempt(() => readdirSync(folder, { withFileTypes: true })) ?? [];

@@ -17,6 +17,8 @@ let folder: string;
 let flags: string[];
 let url: string;
 let address: string;
+/** Of the link that the first start printed. */
+let first: string;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'fleetreel-up-'));
@@ -41,6 +43,13 @@ beforeAll(async () => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const start = (...more: string[]) => startProgram(entry, ['up', ...flags, ...more], { FLEETREEL_INTERVAL: '1s' });
+const linkLine = (program: Program) => program.line(/\/welcome#frl_/, firstStart);
+const codeIn = (line: string) => line.split('#')[1] ?? '';
+/** What the console is told of a link. */
+const statusOf = async (code: string) => {
+  const headers = { 'content-type': 'application/json' };
+  return (await fetch(`${url}api/v1/link/check`, { method: 'POST', headers, body: JSON.stringify({ code }) })).status;
+};
 const readyLine = (program: Program) => program.line(/^Fleetreel is ready/, firstStart);
 
 /** Processes that were started for the folder or its ports: what Fleetreel has left behind, or runs. */
@@ -82,7 +91,9 @@ test('everything starts, heals, is asked, and ends with Ctrl-C', { timeout: 200_
   expect(up.lines.filter((line) => line.startsWith('Fleetreel is ready'))).toHaveLength(1);
   expect(up.lines.join('\n')).toMatch(/^NATS: .*\nQuestDB: /);
   expect((await fetch(`${url}readyz`)).status).toBe(200);
-  expect(statSync(join(folder, 'questdb.json')).mode & 0o777).toBe(0o600);
+  expect((await fetch(`${url}api/v1/hosts`)).status).toBe(401);
+  first = codeIn(await linkLine(up));
+  for (const name of ['questdb.json', 'owner.key']) expect(statSync(join(folder, name)).mode & 0o777, name).toBe(0o600);
   for (const name of ['installation.json', 'collector.creds', 'agent.creds'])
     expect(statSync(join(folder, 'nats-keys', name)).mode & 0o777, name).toBe(0o600);
 
@@ -147,6 +158,10 @@ test('everything starts, heals, is asked, and ends with Ctrl-C', { timeout: 200_
   await up.line(/^collector runs again\.$/, 40_000);
   expect(up.lines).toContain('collector ended (SIGKILL): it is started again in 0.5 s.');
   expect((await fetch(`${url}readyz`)).status).toBe(200);
+  // With the same key and the same link.
+  expect((await run(['hosts', '--address', address])).code).toBe(0);
+  expect(await statusOf(first)).toBe(200);
+  expect(up.lines.filter((line) => line.includes('/welcome#'))).toHaveLength(1);
 
   const begun = performance.now();
   up.signal('SIGINT');
@@ -165,6 +180,9 @@ test('a second start is quick, and nothing outlives a launcher that is killed ha
   // The lock that it left is no obstacle.
   await using again = await start();
   await readyLine(again);
+  // Nobody has used the link of before: there is another.
+  expect(await statusOf(codeIn(await linkLine(again)))).toBe(200);
+  expect(await statusOf(first)).toBe(410);
   again.signal('SIGTERM');
   expect(await again.exited).toEqual({ code: 0, signal: null });
   await expect.poll(processes).toEqual([]);
@@ -178,6 +196,8 @@ test('servers that run already are used and left running', { timeout: 120_000 },
     ...questdb.environment,
   });
   await readyLine(up);
+  // That log knows none of the keys of before.
+  expect((await run(['hosts', '--address', address])).code).toBe(0);
   expect(up.lines).toContain(`QuestDB: the server at ${questdb.httpUrl}`);
   expect(processes().filter((line) => /ServerMain|nats-server/.test(line))).toEqual([]);
   await expect

@@ -1,6 +1,8 @@
 // All of Fleetreel on this machine: nats-server, QuestDB, collector and agent as supervised children.
+import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { defaultTenant } from '@fleetreel/proto';
 import { build, built } from '#build.ts';
 import { type Credentials, credentials, FolderLock, LaunchError } from '#local/folder.ts';
 import { guardPid } from '#local/guard.ts';
@@ -10,6 +12,7 @@ import { cacheFolder, type Machine, withRemedy } from '#local/obtain.ts';
 import { accepts, freePort, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
 import { findQuestdb, questdbService } from '#local/questdb.ts';
+import { tellRunning } from '#local/running.ts';
 import { type Supervised, Supervisor } from '#local/supervisor.ts';
 
 /** What `fleetreel up` can be told. An absent address means: start a server of its own. */
@@ -48,13 +51,16 @@ export async function up(settings: UpSettings, machine: Machine, signal: AbortSi
   await build(machine);
 
   const supervisor = new Supervisor(join(data, 'log'), machine.report);
+  using told = new DisposableStack();
   try {
-    await startAll({ settings, data, nats, questdb, supervisor, lock }, machine, signal);
+    await startAll({ settings, data, nats, questdb, supervisor, lock, told }, machine, signal);
     await aborted(signal);
   } catch (error) {
     // What the signal broke off is no failure.
     if (!signal.aborted) throw error;
   } finally {
+    // Before the port is free for others.
+    told.dispose();
     await supervisor.stop(stopOrder);
   }
 }
@@ -66,6 +72,8 @@ type Plan = {
   questdb: Questdb;
   supervisor: Supervisor;
   lock: FolderLock;
+  /** What is taken back when it ends. */
+  told: DisposableStack;
 };
 /** Where the log is, and how it is started unless it runs already. */
 type Nats = {
@@ -81,7 +89,7 @@ type Questdb = {
 };
 
 async function startAll(plan: Plan, machine: Machine, signal: AbortSignal): Promise<void> {
-  const { settings, data, nats, questdb, supervisor, lock } = plan;
+  const { settings, data, nats, questdb, supervisor, lock, told } = plan;
   const start = async (service: Supervised) => {
     signal.throwIfAborted();
     const ready = supervisor.start(service);
@@ -97,15 +105,59 @@ async function startAll(plan: Plan, machine: Machine, signal: AbortSignal): Prom
   const environment = { FLEETREEL_NATS_URL: nats.url, NODE_COMPILE_CACHE: join(cacheFolder(machine), 'compiled') };
   const access = nats.environment(data);
   const begun = Date.now();
-  await start(collector(url, settings, { ...environment, ...access.collector, ...questdb.environment(data) }));
+  const ownerKey = join(data, 'owner.key');
+  await start(
+    collector(url, settings, {
+      ...environment,
+      // Another host reaches it by a tunnel under the same address. Of a server elsewhere that is not known.
+      ...(nats.start && { FLEETREEL_NATS_AGENTS_URL: nats.url }),
+      FLEETREEL_ACCESS_OWNER_KEY: ownerKey,
+      // As the agent's.
+      FLEETREEL_ACCESS_OWNER_TENANT: process.env.FLEETREEL_TENANT || defaultTenant,
+      ...access.collector,
+      ...questdb.environment(data),
+    }),
+  );
+  const key = readFileSync(ownerKey, 'utf8').trim();
+  try {
+    told.use(tellRunning(machine, settings.grpc.port, ownerKey));
+  } catch (cause) {
+    machine.report(`Commands need --key-file ${ownerKey} to be given: ${printable((cause as Error).message)}`);
+  }
   await start(agent(data, { ...environment, ...access.agent }));
 
-  for (let round = 1; !(await hasFrame(url, begun, signal)); round++) {
+  for (let round = 1; !(await hasFrame(url, key, begun, signal)); round++) {
     if (round % 75 === 0)
       machine.report(`Still waiting for the first frame; the agent's log is ${join(data, 'log', 'agent.log')}.`);
     await pause(200, undefined, { signal });
   }
   machine.report(`Fleetreel is ready: ${url}/`);
+  await tellFirst(url, key, machine, signal);
+}
+
+/** Says how the first admin's password is set, as long as nobody has done so. */
+async function tellFirst(url: string, key: string, machine: Machine, signal: AbortSignal): Promise<void> {
+  let why = '';
+  try {
+    const answer = await fetch(`${url}/api/v1/link/first`, {
+      method: 'POST',
+      headers: { 'x-api-key': key },
+      signal: AbortSignal.any([signal, AbortSignal.timeout(5000)]),
+    });
+    const { path, code, detail = '' } = (await answer.json()) as { path?: string; code?: string; detail?: string };
+    if (code === 'has_admin') return;
+    if (path !== undefined)
+      return machine.report(
+        `Nobody can sign in yet: set the admin's password by this link, within 24 hours: ${url}${path}`,
+      );
+    why = detail;
+  } catch (cause) {
+    signal.throwIfAborted();
+    why = (cause as Error).message;
+  }
+  machine.report(
+    `It could not be seen whether anybody can sign in (${printable(why)}): start again to try that again.`,
+  );
 }
 
 /** Settled when the signal comes. */
@@ -200,8 +252,6 @@ function collector(url: string, { http, grpc }: UpSettings, environment: Record<
       FLEETREEL_GRPC_HOST: '127.0.0.1',
       FLEETREEL_GRPC_PORT: String(grpc.port),
       FLEETREEL_CONSOLE: built.console,
-      // Whoever is on this machine, until there are users.
-      FLEETREEL_ACCESS_ANONYMOUS: 'admin',
     },
     ready: async (signal) => (await ask(`${url}/readyz`, signal)) !== undefined,
     readyWithin: 60_000,
@@ -238,15 +288,20 @@ export function notableRecord(line: string): string | undefined {
 }
 
 /** Whether the collector knows of a frame that was made since `begun`, ms since 1970. */
-async function hasFrame(url: string, begun: number, signal: AbortSignal): Promise<boolean> {
-  const answer = (await ask(`${url}/api/v1/hosts`, signal)) as { hosts: { lastSeen: number | null }[] } | undefined;
+async function hasFrame(url: string, key: string, begun: number, signal: AbortSignal): Promise<boolean> {
+  const answer = (await ask(`${url}/api/v1/hosts`, signal, key)) as
+    | { hosts: { lastSeen: number | null }[] }
+    | undefined;
   return answer?.hosts.some(({ lastSeen }) => lastSeen !== null && lastSeen >= begun) ?? false;
 }
 
 /** The JSON that the collector answers; undefined while it doesn't answer with 200. */
-async function ask(url: string, signal: AbortSignal): Promise<unknown> {
+async function ask(url: string, signal: AbortSignal, key?: string): Promise<unknown> {
   try {
-    const response = await fetch(url, { signal: AbortSignal.any([signal, AbortSignal.timeout(5000)]) });
+    const response = await fetch(url, {
+      signal: AbortSignal.any([signal, AbortSignal.timeout(5000)]),
+      headers: key === undefined ? {} : { 'x-api-key': key },
+    });
     return response.ok ? await response.json() : await response.body?.cancel();
   } catch {
     return undefined;

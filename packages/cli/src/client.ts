@@ -58,7 +58,7 @@ import {
   type ServiceError,
   status,
 } from '@grpc/grpc-js';
-import { accessOf } from '#access.ts';
+import { accessOf, type Access as Caller, refusedBy } from '#access.ts';
 
 /** The collector could not be asked, or refused. The message is one sentence. */
 export class CallError extends Error {
@@ -111,7 +111,7 @@ const withKey =
 /** A connection to one collector. Answers have the shapes of the HTTP contract. */
 export class Collector implements Disposable {
   readonly #address: string;
-  readonly #hasKey: boolean;
+  readonly #who: Caller;
   readonly #access: InstanceType<typeof Access>;
   readonly #query: InstanceType<typeof Query>;
   readonly #live: InstanceType<typeof Live>;
@@ -122,8 +122,8 @@ export class Collector implements Disposable {
 
   constructor(address: string) {
     this.#address = address;
-    const { key, tls, ca } = accessOf(process.env);
-    this.#hasKey = key !== undefined;
+    this.#who = accessOf(address, process.env);
+    const { key, tls, ca } = this.#who;
     const channel = tls ? credentials.createSsl(ca) : credentials.createInsecure();
     const options = {
       'grpc.max_receive_message_length': largestAnswer,
@@ -413,6 +413,7 @@ export class Collector implements Disposable {
       this.#enrolment.ListCredentials({}, this.#options(), (error, answer) => {
         if (error || !answer) return reject(this.#error(error));
         resolve({
+          natsUrl: answer.nats_url || null,
           credentials: answer.credentials.map((one) => ({
             host: one.host,
             publicKey: one.public_key,
@@ -569,13 +570,7 @@ export class Collector implements Disposable {
           options,
         );
       case status.UNAUTHENTICATED:
-        return new CallError(
-          this.#hasKey
-            ? `The collector at ${this.#address} does not know this API key: it is another's, was revoked, or has expired.`
-            : `The collector at ${this.#address} asks who you are, and there are no credentials: set FLEETREEL_KEY, or name the file of an API key with FLEETREEL_KEY_FILE or --key-file.`,
-          1,
-          options,
-        );
+        return new CallError(refusedBy(this.#address, this.#who), 1, options);
       case status.PERMISSION_DENIED:
         return new CallError(details, 1, options);
       case status.INVALID_ARGUMENT:

@@ -45,7 +45,7 @@ const common: Readonly<Record<string, Flag>> = {
   address: { value: 'HOST:PORT', help: 'The collector, also FLEETREEL_ADDRESS [127.0.0.1:7601]' },
   'key-file': {
     value: 'FILE',
-    help: 'File of the API key, also FLEETREEL_KEY_FILE; the key itself may be in FLEETREEL_KEY, and is never an argument',
+    help: 'File of the API key, also FLEETREEL_KEY_FILE; the key itself may be in FLEETREEL_KEY, and is never an argument. None is needed for a Fleetreel that you started on this machine',
   },
   'ca-file': {
     value: 'FILE',

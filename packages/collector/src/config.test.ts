@@ -23,3 +23,10 @@ test('a part that there is not is refused', () => {
   for (const text of ['0/2', '1/0', 'half', '2', '1/1000'])
     expect(() => given('--partition', text)).toThrow('one of several parts such as 2/4');
 });
+
+test('what agents are told of NATS is an address, which may stand in a command line', () => {
+  const servers = 'tls://nats-1.example.org:4222,[2001:db8::1]:4222,nats-3';
+  expect(given('--nats-agents-url', servers).nats.agents_url).toBe(servers);
+  for (const text of ['', 'tls://a b', '$(id)', 'tls://a;b', 'https://a', 'a,,b'])
+    expect(() => given('--nats-agents-url', text), text).toThrow('nats.agents_url');
+});

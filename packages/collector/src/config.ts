@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { defaultTenant } from '@fleetreel/proto';
 import { milliseconds } from '@fleetreel/proto/duration';
 import { Duration, natsAccessSettings, type Program, SettingsError } from '@fleetreel/proto/settings';
@@ -9,6 +10,9 @@ const text = (fallback: string, description: string) => Type.String({ default: f
 const secret = (fallback: string, description: string) => Type.String({ default: fallback, description, secret: true });
 const port = (fallback: number, description: string) =>
   Type.Integer({ default: fallback, minimum: 0, maximum: 65_535, description });
+/** Servers of NATS, as they stand in a command line, too: nothing in them means something to a shell. */
+const server = String.raw`(?:(?:nats|tls)://)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?`;
+const serversPattern = `^${server}(?:,${server})*$`;
 const wholeDays = 'a duration of whole days such as 30d';
 
 const settings = Type.Object({
@@ -20,6 +24,15 @@ const settings = Type.Object({
         minLength: 1,
         description: 'File of the keys with which agents are enrolled and revoked; absent: this collector does neither',
         examples: ['/etc/fleetreel/issuer.json'],
+      }),
+    ),
+    agents_url: Type.Optional(
+      Type.String({
+        pattern: serversPattern,
+        expects: 'addresses such as tls://nats.example.org:4222, separated by commas',
+        description:
+          'Where agents reach the log, as hosts are told when they are enrolled; absent: whoever enrols one has to know it',
+        examples: ['tls://nats.example.org:4222'],
       }),
     ),
   }),
@@ -41,6 +54,12 @@ const settings = Type.Object({
       description:
         'Names and addresses, besides those of loopback, by which browsers and programs address it: a request for another is refused',
     }),
+    trusted_proxies: Type.Array(Type.String(), {
+      default: [],
+      examples: ['127.0.0.1,10.0.0.0/8'],
+      description:
+        'Addresses and networks of proxies in front of it: what they say of a caller (X-Forwarded-For, X-Forwarded-Proto) is believed, of others it is not',
+    }),
   }),
   grpc: Type.Object({
     host: text('127.0.0.1', 'Address of the gRPC face; 0.0.0.0 is all of this machine'),
@@ -59,6 +78,11 @@ const settings = Type.Object({
           'What whoever brings no credentials may do: nothing, read and replay, or all; the last two on loopback only',
       },
     ),
+    owner_key: text(
+      '',
+      'File in which the collector keeps an API key for whoever runs this machine, an admin; where it is named, the link for the first admin is not logged but asked for with that key',
+    ),
+    owner_tenant: text(defaultTenant, 'The tenant of that key'),
     session: Duration('7d', { description: 'How long a session of a user lasts before a new sign-in' }),
     open_metrics: Type.Boolean({
       default: false,
@@ -177,6 +201,13 @@ export function placeOf(checked: Settings): string {
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
 const isLoopback = (host: string): boolean => loopback.test(host);
 
+/** Whether it is an address, alone or with how many of its bits are the network's. */
+function isNetwork(text: string): boolean {
+  const [address = '', bits, ...more] = text.split('/');
+  const most = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+  return more.length === 0 && most > 0 && (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= most));
+}
+
 /** What the faces listen on that other machines reach too. */
 export const openFaces = (checked: Settings): string[] =>
   (['http', 'grpc'] as const).filter((face) => !isLoopback(checked[face].host)).map((face) => `${face}.host`);
@@ -200,6 +231,11 @@ export function checkSettings(checked: Settings): void {
       );
   if ((checked.tls.certificate === '') !== (checked.tls.key === ''))
     throw new SettingsError('tls: tls.certificate and tls.key belong together, and one of them is missing.');
+  for (const proxy of checked.http.trusted_proxies)
+    if (!isNetwork(proxy))
+      throw new SettingsError(
+        `http.trusted_proxies: ${proxy} is neither an address nor a network: write it as 192.0.2.7 or 10.0.0.0/8.`,
+      );
   const { number, of } = partitionOf(checked);
   if (number > of)
     throw new SettingsError(`partition: ${checked.partition} there is not: of ${of} parts the last is ${of}/${of}.`);

@@ -9,6 +9,7 @@ import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settin
 import { readTime } from '@fleetreel/proto/time';
 import { Access } from '#access/access.ts';
 import { Enrolment, readIssuer } from '#access/enrolment.ts';
+import { keepOwnerKey } from '#access/owner.ts';
 import { Faces } from '#api/serve.ts';
 import { systemClock } from '#clock.ts';
 import {
@@ -102,9 +103,12 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => access.close());
     const agentSettings = await AgentSettings.open({ log, registry, telemetry, clock });
     closing.push(() => agentSettings.close());
+    const audit = new Audit(log, hostname(), telemetry, clock);
+    const { anonymous, owner_key: ownerKey } = settings.access;
+    if (ownerKey !== '')
+      await keepOwner(access, settings.access, audit, (step) => until(step, 'ingest', telemetry, signal));
     // Where anybody may do all, nobody has to sign in.
-    if (settings.access.anonymous !== 'admin')
-      await tellFirst(access, consoleUrl(settings, faces.http.port), telemetry);
+    else if (anonymous !== 'admin') await tellFirst(access, consoleUrl(settings, faces.http.port), telemetry);
     const newest = await Newest.open(log, clock);
     closing.push(() => newest.close());
     const reader = new Reader(settings.questdb);
@@ -120,7 +124,6 @@ async function run(settings: Settings): Promise<number> {
     const enrolment = issuer && (await Enrolment.open({ log, issuer, nats: settings.nats, clock, replicas }));
     const agents = new Agents(registry, agentSettings);
     const custom = writtenBy(settings, log, telemetry);
-    const audit = new Audit(log, hostname(), telemetry, clock);
     const deadLetters = new DeadLetters(log, telemetry);
     faces.open({ query, hub, deadLetters, replays, agents, enrolment, custom, audit });
 
@@ -175,6 +178,21 @@ function writtenBy(settings: Settings, log: Log, telemetry: Telemetry) {
 
 function newAccess({ access: { anonymous, session } }: Settings, telemetry: Telemetry): Access {
   return new Access({ anonymous, sessionMilliseconds: milliseconds(session), telemetry, clock });
+}
+
+/** Keeps the key of whoever runs this machine valid; one that is made is in the audit trail. @throws SettingsError */
+async function keepOwner(
+  { keys }: Access,
+  { owner_key: path, owner_tenant: tenant }: Settings['access'],
+  audit: Audit,
+  settled: (step: () => Promise<void>) => Promise<void>,
+): Promise<void> {
+  const made = await keepOwnerKey(keys, { path, tenant, machine: hostname() }, settled);
+  if (made === undefined) return;
+  const { id, name, scopes, expires } = made;
+  const collector = { tenant, kind: 'system', id: '', name: 'collector' } as const;
+  const deed = { action: 'key.create', target: id, after: { name, scopes, expires }, address: '' };
+  await settled(() => audit.record(collector, deed));
 }
 
 /** Says once how the first admin is made, where there is no user. */

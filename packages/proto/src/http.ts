@@ -553,7 +553,15 @@ export const IssuedCredentials = Type.Object({
 });
 export type IssuedCredentials = Static<typeof IssuedCredentials>;
 
+const AgentsUrl = nullable(
+  Type.String({
+    description: 'Where agents reach NATS, by the setting nats.agents_url of the collector; null: it was not told',
+    examples: ['tls://nats.example.org:4222'],
+  }),
+);
+
 export const Credentials = Type.Object({
+  natsUrl: AgentsUrl,
   credentials: Type.Array(IssuedCredentials, { description: 'Those that have not expired, the newest first' }),
 });
 export type Credentials = Static<typeof Credentials>;
@@ -595,6 +603,7 @@ export const ClaimedEnrolment = Type.Object({
   host: Type.String(),
   jwt: Type.String({ description: 'The token that belongs to the key' }),
   expires: nullable(ms('Until when it is valid; null: until it is revoked')),
+  natsUrl: AgentsUrl,
 });
 export type ClaimedEnrolment = Static<typeof ClaimedEnrolment>;
 const settingsByKey = (description: string) => Type.Record(Type.String(), Type.String(), { description });

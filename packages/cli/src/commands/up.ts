@@ -10,7 +10,7 @@ const port = (fallback: number, description: string) =>
   Type.Integer({ default: fallback, minimum: 1, maximum: 65_535, description });
 
 const settings = Type.Object({
-  data: text('.fleetreel', 'Folder of everything that is kept: log, tables, passwords, logs of the programs'),
+  data: text('.fleetreel', 'Folder of everything that is kept: log, tables, passwords, keys, logs of the programs'),
   nats: Type.Object({
     url: Type.Optional(Type.String({ description: 'A NATS server with JetStream that runs already' })),
     port: port(4222, 'Port of the nats-server that is started otherwise'),

@@ -27,16 +27,21 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
   const nats = closing.use(await startNats());
   const [http, grpc, nobody] = [await freePort(), await freePort(), await freePort()];
   const flags = ['--nats-url', nats.url, '--http-host', '0.0.0.0', '--http-allowed-hosts', 'fleet.example'];
+  const proxy = ['--http-trusted-proxies', '127.0.0.2'];
   const ports = ['--http-port', `${http}`, '--grpc-host', '0.0.0.0', '--grpc-port', `${grpc}`];
   const tls = ['--tls-certificate', certificate, '--tls-key', key];
   const store = ['--questdb-http-url', `http://127.0.0.1:${nobody}`];
-  const collector = closing.use(await startProgram(main, ['run', ...flags, ...ports, ...tls, ...store]));
+  const collector = closing.use(await startProgram(main, ['run', ...flags, ...ports, ...tls, ...store, ...proxy]));
   const line = await collector.line(/There is no user yet/, 60_000);
   const [, path = '', first = ''] = /(https:\/\/fleet\.example:\d+\/welcome)#(frl_\w+_[\w-]+)/.exec(line) ?? [];
   expect(path).toBe(`https://fleet.example:${http}/welcome`);
   expect(collector.lines.join('\n')).not.toContain('go over the network');
 
-  const ask = (method: string, route: string, { host = 'fleet.example', bearer = '', body }: Asked = {}) =>
+  const ask = (
+    method: string,
+    route: string,
+    { host = 'fleet.example', bearer = '', from, forwarded, body }: Asked = {},
+  ) =>
     new Promise<{ status: number; cookie: string; body: Record<string, unknown> }>((resolve, reject) => {
       const asked = request(
         {
@@ -46,10 +51,12 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
           path: `/api/v1/${route}`,
           ca,
           servername: 'fleet.example',
+          localAddress: from,
           headers: {
             host: `${host}:${http}`,
             'content-type': 'application/json',
             ...(bearer && { authorization: `Bearer ${bearer}` }),
+            ...(forwarded && { 'x-forwarded-for': forwarded }),
           },
         },
         (answer) => {
@@ -84,6 +91,17 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
   const signedIn = await ask('POST', 'login', { body: { user: 'ada', password, mode: 'token' } });
   const token = String(signedIn.body.token);
   expect((await ask('GET', 'hosts', { bearer: token })).status).toBe(200);
+  // Of a proxy that is trusted the last address that it says is believed, of whoever else nothing.
+  const again = { body: { user: 'ada', password } };
+  await ask('POST', 'login', { ...again, forwarded: '203.0.113.9' });
+  await ask('POST', 'login', { ...again, from: '127.0.0.2', forwarded: '203.0.113.9, 198.51.100.7' });
+  const { sessions } = (await ask('GET', 'me/sessions', { bearer: token })).body as { sessions: { address: string }[] };
+  expect(sessions.map(({ address }) => address).toSorted()).toEqual([
+    '127.0.0.1',
+    '127.0.0.1',
+    '127.0.0.1',
+    '198.51.100.7',
+  ]);
 
   const query = new Query(`127.0.0.1:${grpc}`, credentials.createSsl(ca), {
     'grpc.ssl_target_name_override': 'fleet.example',
@@ -132,7 +150,7 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
   for (const secret of [password, token, token.slice(-43)]) expect(collector.lines.join('\n')).not.toContain(secret);
 });
 
-type Asked = { host?: string; bearer?: string; body?: object };
+type Asked = { host?: string; bearer?: string; from?: string; forwarded?: string; body?: object };
 
 test('without TLS beyond loopback it says what that means', { timeout: 120_000 }, async () => {
   await using closing = new AsyncDisposableStack();
@@ -141,4 +159,52 @@ test('without TLS beyond loopback it says what that means', { timeout: 120_000 }
   const collector = closing.use(await startProgram(main, flags));
   expect(await collector.line(/go over the network/, 60_000)).toContain('"grpc.host"');
   await collector.line(/There is no user yet/, 60_000);
+});
+
+test('whoever runs the machine has a key in a file, and asks for the first link with it', {
+  timeout: 120_000,
+}, async () => {
+  await using closing = new AsyncDisposableStack();
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-owner-'));
+  closing.defer(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, 'owner.key');
+  const [nats, http, nobody] = [closing.use(await startNats()), await freePort(), await freePort()];
+  const flags = ['--nats-url', nats.url, '--http-port', `${http}`, '--grpc-port', '0', '--access-owner-key', file];
+  const start = async () => {
+    const collector = await startProgram(main, ['run', ...flags, '--questdb-http-url', `http://127.0.0.1:${nobody}`]);
+    // The store is away: the first that it says when it serves.
+    await collector.line(/"dependency":"questdb"/, 60_000);
+    return collector;
+  };
+  const ask = async (method: string, route: string, key: string, body?: object) => {
+    const answer = await fetch(`http://127.0.0.1:${http}/api/v1/${route}`, {
+      method,
+      headers: { ...(key && { 'x-api-key': key }), ...(body && { 'content-type': 'application/json' }) },
+      body: body ? JSON.stringify(body) : null,
+    });
+    const text = await answer.text();
+    return { status: answer.status, body: JSON.parse(text || '{}') as Record<string, unknown> };
+  };
+  const collector = closing.use(await start());
+  const key = readFileSync(file, 'utf8').trim();
+  expect((await ask('GET', 'me', '')).status).toBe(401);
+  expect((await ask('GET', 'me', key)).body).toMatchObject({ kind: 'key', tenant: 'default', scopes: ['admin'] });
+  // While no admin has a password there is a link, and only the last one is valid.
+  const links = [await ask('POST', 'link/first', key), await ask('POST', 'link/first', key)];
+  expect(links.map(({ status }) => status)).toEqual([201, 201]);
+  const [first = '', second = ''] = links.map(({ body }) => String(body.code));
+  const use = (code: string) => ask('POST', 'link', '', { code, user: 'ada', password });
+  expect((await use(first)).body.code).toBe('link_not_valid');
+  expect((await use(second)).status).toBe(200);
+  expect((await ask('POST', 'link/first', key)).body.code).toBe('has_admin');
+  await collector.stop();
+  const written = collector.lines.join('\n');
+  expect(written).not.toContain('There is no user yet');
+  for (const secret of [key, first, second]) expect(written).not.toContain(secret);
+
+  closing.use(await start());
+  expect(readFileSync(file, 'utf8').trim()).toBe(key);
+  expect((await ask('GET', 'keys', key)).body.keys).toMatchObject([{ createdBy: 'collector', expires: null }]);
+  expect((await ask('DELETE', `keys/${key.split('_')[1]}`, key)).status).toBe(204);
+  expect((await ask('GET', 'me', key)).status).toBe(401);
 });

@@ -1,4 +1,5 @@
 // What both faces record of what is done through them.
+import { ApiError } from '@fleetreel/proto/errors';
 import type { AgentSettingsChange } from '@fleetreel/proto/http';
 import type { Identity } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
@@ -25,6 +26,23 @@ export async function changeAgentSettings(parts: Parts, by: By, change: Change):
   const { target, settings: after } = result.target;
   if (!change.isTrial) await record(parts, by, { action: 'agent_settings.change', target, before, after });
   return result;
+}
+
+/** Forgets a host, frees its name, and takes back what is wanted of it by its name. @throws ApiError */
+export async function forgetHost(parts: Parts, by: By, host: string): Promise<void> {
+  const { query, agents } = parts.rooms();
+  const { tenant } = by.identity;
+  await query.hosts.forget(tenant, host);
+  await record(parts, by, { action: 'host.forget', target: host });
+  const target = `host:${host}`;
+  if (!agents.targets(tenant).some((wanted) => wanted.target === target)) return;
+  try {
+    const nothing = { target, set: {}, unset: [], isWhole: true, isTrial: false, revision: undefined };
+    await changeAgentSettings(parts, by, nothing);
+  } catch (cause) {
+    // Somebody else took it back meanwhile.
+    if (!(cause instanceof ApiError && cause.code === 'settings_not_found')) throw cause;
+  }
 }
 
 /** Publishes dead letters again, or throws them away. @param now UTC, milliseconds since 1970 @throws ApiError */

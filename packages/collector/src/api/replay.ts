@@ -42,16 +42,17 @@ export function speedOf(value: number): Speed {
 /** A time in microseconds. @param now UTC, milliseconds since 1970 @throws ApiError */
 export const timeOf = (text: string, parameter: string, now: number): number => parseTime(text, parameter, now) * 1000;
 
-/** Names of hosts as subjects have them: nothing in them may be taken for a wildcard. @throws ApiError */
+/** Names of hosts as subjects have them, each once: nothing in them may be taken for a wildcard, and no two may be the same. @throws ApiError */
 export function hostNames(names: readonly string[]): string[] {
   bounded('hosts', names);
-  return names.map((name) => {
+  const tokens = names.map((name) => {
     try {
       return token('host', name);
     } catch {
       throw new ApiError('bad_value', { parameter: 'hosts', value: clip(name), expected: 'the name of a host' });
     }
   });
+  return [...new Set(tokens)];
 }
 
 /** @throws ApiError */

@@ -11,7 +11,7 @@ import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** The settings of the faces, as `config.ts` has them. */
 export type FaceSettings = {
-  http: { host: string; port: number; allowed_hosts?: readonly string[] };
+  http: { host: string; port: number; allowed_hosts?: readonly string[]; trusted_proxies?: readonly string[] };
   grpc: { host: string; port: number };
   tls?: { certificate: string; key: string };
   access?: { open_metrics: boolean };
@@ -53,6 +53,7 @@ export class Faces {
       startHttp(parts, {
         ...http,
         allowedHosts: http.allowed_hosts ?? [],
+        trustedProxies: http.trusted_proxies ?? [],
         openMetrics: settings.access?.open_metrics ?? false,
         tls,
         console,

@@ -3,10 +3,23 @@ import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import { errors } from '@fleetreel/proto/errors';
 import { Problem } from '@fleetreel/proto/http';
+import type { Need } from '#access/identity.ts';
+import { cookieName } from '#api/http/access.ts';
 import type { App } from '#api/http/app.ts';
 import { docsPolicy } from '#api/http/security.ts';
 
-export async function docs(app: App, version: string): Promise<void> {
+/** The ways to say who asks, by their names in the document. */
+const securitySchemes = {
+  bearer: { type: 'http', scheme: 'bearer', description: 'An API key, or the token of a session' },
+  apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'An API key' },
+  session: { type: 'apiKey', in: 'cookie', name: cookieName, description: 'The session of a browser, by signing in' },
+} as const;
+
+/** Any one of them, and none where anybody may do it. */
+const required = Object.keys(securitySchemes).map((name) => ({ [name]: [] }));
+
+/** @param isOpen whether what a route asks is there for whoever brings no credentials */
+export async function docs(app: App, version: string, isOpen: (need: Need) => boolean): Promise<void> {
   app.addSchema(Problem);
   await app.register(swagger, {
     openapi: {
@@ -18,6 +31,7 @@ export async function docs(app: App, version: string): Promise<void> {
           'History and live values of a fleet. Errors are problem documents (RFC 9457) whose detail says what to do; [all errors](/docs/errors).',
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
       },
+      components: { securitySchemes },
       tags: [
         { name: 'hosts', description: 'What is watched' },
         { name: 'history', description: 'What was measured' },
@@ -26,6 +40,11 @@ export async function docs(app: App, version: string): Promise<void> {
         { name: 'custom', description: 'What applications write: measures and events' },
         { name: 'operation', description: 'The collector itself' },
       ],
+    },
+    transform: ({ schema, url, route }) => {
+      const need = route.config?.scope ?? 'public';
+      const security = need === 'public' ? [] : [...(isOpen(need) ? [{}] : []), ...required];
+      return { schema: { ...schema, security }, url };
     },
     refResolver: {
       buildLocalReference: (schema, _, __, index) => (schema.$id as string | undefined) ?? `schema-${index}`,

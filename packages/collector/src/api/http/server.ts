@@ -36,6 +36,8 @@ export type HttpSettings = {
   port: number;
   /** By which it may be addressed besides the names of loopback. */
   allowedHosts: readonly string[];
+  /** Addresses and networks whose word on who calls is believed. */
+  trustedProxies: readonly string[];
   /** Whether /metrics is for whoever reaches the port. */
   openMetrics: boolean;
   tls: Certificate | undefined;
@@ -62,13 +64,14 @@ export async function startHttp(parts: FaceParts, settings: HttpSettings): Promi
 /** The server, ready to listen, and what its routes ask of their callers. */
 async function createApp(
   parts: FaceParts,
-  { host, allowedHosts, openMetrics, tls, console: consoleFolder }: HttpSettings,
+  { host, allowedHosts, trustedProxies, openMetrics, tls, console: consoleFolder }: HttpSettings,
 ): Promise<{ app: App; needs: ReadonlyMap<string, Need> }> {
   const app: App = fastify({
     // The types of both kinds of server differ in nothing that is used.
     ...((tls ? { https: tls } : {}) as object),
     loggerInstance: parts.telemetry.log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
+    trustProxy: trustedProxies.length > 0 && [...trustedProxies],
     bodyLimit: bodyBytesMax,
     routerOptions: { maxParamLength: pathPartCharactersMax },
     forceCloseConnections: 'idle',
@@ -117,7 +120,7 @@ async function createApp(
     const route = request.routeOptions.url ?? 'none';
     parts.metrics.request('http', route, reply.statusCode, reply.elapsedTime / 1000);
   });
-  await docs(app, program.version);
+  await docs(app, program.version, (need) => parts.access.isOpen(need));
   await app.register(
     async (api: App) => {
       api.addHook('onRequest', async (_, reply) => void reply.header('cache-control', 'no-store'));

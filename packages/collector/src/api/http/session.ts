@@ -178,7 +178,7 @@ async function signIn(parts: FaceParts, given: SignIn, from: From): Promise<Begu
   } catch (error) {
     if (!(error instanceof ApiError && error.code === 'sign_in_failed')) throw error;
     // A name that is nobody's may be a password, typed too early.
-    const { name = '', tenant = defaultTenant } = users.find(given.user.trim().toLowerCase()) ?? {};
+    const { name = '', tenant = defaultTenant } = users.find(given.user) ?? {};
     const nobody = { tenant, kind: 'anonymous', id: '', name } as const;
     await record(parts, { identity: nobody, address }, { action: 'sign_in.fail', target: name });
     throw error;

@@ -5,7 +5,16 @@ import Type from 'typebox';
 import type { By } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
-import { changeUser, createKey, createLink, createUser, endSessions, removeUser, revokeKey } from '#api/users.ts';
+import {
+  changeUser,
+  createKey,
+  createLink,
+  createOpeningLink,
+  createUser,
+  endSessions,
+  removeUser,
+  revokeKey,
+} from '#api/users.ts';
 
 const tags = ['access'];
 const querystring = Type.Object({});
@@ -95,6 +104,23 @@ export function userAccessRoutes(app: App, parts: FaceParts): void {
     async (request, reply) => {
       reply.code(201);
       return await createLink(parts, byOf(request), request.params.user);
+    },
+  );
+  app.post(
+    '/link/first',
+    {
+      config,
+      schema: {
+        summary: 'Make the one-time link by which the first admin sets a password',
+        description: 'While no admin has one. The link of before is not valid any more.',
+        tags,
+        querystring,
+        response: { 201: json('The link, shown this once', Link), ...problem(400, 409, 415, 503) },
+      },
+    },
+    async (request, reply) => {
+      reply.code(201);
+      return await createOpeningLink(parts, byOf(request));
     },
   );
   app.delete<{ Params: { user: string } }>(
