@@ -179,6 +179,11 @@ const collector: Case[] = [
     says: () => /access\.anonymous: admin is for loopback only, and grpc\.host is ::/,
   },
   {
+    what: 'a proxy that is no address',
+    args: () => ['check', '--http-trusted-proxies', '127.0.0.1,10.0.0.0/33'],
+    says: () => /http\.trusted_proxies: 10\.0\.0\.0\/33 is neither an address nor a network/,
+  },
+  {
     what: 'a certificate without its key',
     args: () => ['run', '--tls-certificate', file('certificate.pem', 'x')],
     says: () => /tls\.certificate and tls\.key belong together/,

@@ -1,10 +1,11 @@
 // The agent's command line: reads the settings and does what can be done without sampling for long.
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { defaultTenant, subject, token } from '@fleetreel/proto';
 import { readCredentialsFile } from '@fleetreel/proto/nats_access';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { systemClock } from '#clock.ts';
-import { checkIntervals, checkServers, program, type Settings } from '#config.ts';
+import { checkIntervals, checkServers, enrolledPath, program, type Settings } from '#config.ts';
 import { Events } from '#events.ts';
 import { untilAsked } from '#exit.ts';
 import { handOver, type Orders } from '#handover.ts';
@@ -46,7 +47,7 @@ async function start(name: string, given: Settings, json: boolean): Promise<numb
     console.log(await enroll(given, process.env, process.stdin));
     return 0;
   }
-  const settings = asCredentialsSay(given);
+  const settings = asCredentialsSay(withCredentials(given));
   checkIntervals(settings);
   checkServers(settings);
   // Also before sampling: what a source does not like in its settings is said here.
@@ -70,6 +71,13 @@ async function start(name: string, given: Settings, json: boolean): Promise<numb
   const orders = { settings, rules, identity, session };
   handOver(orders);
   return orders;
+}
+
+/** What `enroll` has fetched is used, unless others are named. */
+function withCredentials(settings: Settings): Settings {
+  const credentials = enrolledPath(settings);
+  if (settings.nats.credentials !== undefined || !existsSync(credentials)) return settings;
+  return { ...settings, nats: { ...settings.nats, credentials } };
 }
 
 /** With credentials, tenant and host are those that they were given for: under others nothing may be published. @throws SettingsError */

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { namePattern } from '@fleetreel/proto';
 import { intervalMilliseconds, pushable, uploadMillisecondsMax } from '@fleetreel/proto/agent_settings';
 import { milliseconds } from '@fleetreel/proto/duration';
@@ -49,6 +50,14 @@ const settings = Type.Object({
       description: 'Where the log is; several servers of one cluster are separated by commas',
     }),
     ...natsAccessSettings,
+    credentials: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description:
+          'Credentials file by which NATS knows this program; absent: nats.creds in the folder of data, which enroll writes, if it is there',
+        examples: ['/etc/fleetreel/nats.creds'],
+      }),
+    ),
   }),
   enroll: Type.Object({
     url: Type.Optional(
@@ -244,6 +253,9 @@ export function checkIntervals({ interval, upload_interval }: Settings): void {
   if (milliseconds(upload_interval) > uploadMillisecondsMax)
     throw new SettingsError(`upload_interval: ${upload_interval} is more than ${uploadMillisecondsMax / 1000}s.`);
 }
+
+/** Where credentials are that this machine fetched by itself: what `nats.credentials` is where it is not said. */
+export const enrolledPath = ({ data }: Pick<Settings, 'data'>): string => join(data, 'nats.creds');
 
 /** @throws SettingsError where a server of language models is named by what is no address */
 export function checkServers(checked: Settings): void {

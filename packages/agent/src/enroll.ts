@@ -1,10 +1,10 @@
 // An agent fetches its credentials for a code. Its seed is made here, and never leaves this machine.
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import type { ClaimedEnrolment, Problem } from '@fleetreel/proto/http';
 import { credentialsText, KeyPair, readCredentials } from '@fleetreel/proto/nats_jwt';
 import { SettingsError } from '@fleetreel/proto/settings';
-import type { Settings } from '#config.ts';
+import { enrolledPath, type Settings } from '#config.ts';
 import { enrollAnswerMilliseconds } from '#limits.ts';
 import { sentence } from '#telemetry.ts';
 
@@ -19,16 +19,18 @@ export async function enroll(
   const address = addressOf(settings.enroll.url);
   const code = (environment[variable] ?? (await textOf(stdin))).trim();
   if (code === '') throw new SettingsError(`There is no code: give it on standard input, or in ${variable}.`);
-  const path = settings.nats.credentials ?? join(settings.data, 'nats.creds');
+  const path = settings.nats.credentials ?? enrolledPath(settings);
   // Before the code is used up.
   using file = prepare(path);
   const { publicKey, seed } = KeyPair.create('user');
-  const { jwt, tenant, host, expires } = await claim(address, { code, publicKey });
+  const { jwt, tenant, host, expires, natsUrl } = await claim(address, { code, publicKey });
   const text = credentialsText(jwt, seed);
   readCredentials(text);
   file.write(text);
   const until = expires === null ? 'until they are revoked' : `until ${new Date(expires).toISOString()}`;
-  return `${path} has the credentials of ${host} (tenant ${tenant}), valid ${until}: the agent uses them with nats.credentials: ${path}`;
+  const uses = settings.nats.credentials === undefined ? 'from now on' : `with nats.credentials: ${path}`;
+  const where = natsUrl === null ? '' : `, NATS is at ${natsUrl} (nats.url)`;
+  return `${path} has the credentials of ${host} (tenant ${tenant}), valid ${until}: the agent uses them ${uses}${where}`;
 }
 
 /** @throws SettingsError */

@@ -1,8 +1,8 @@
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Type from 'typebox';
-import { expect, test } from 'vitest';
+import { afterAll, expect, test } from 'vitest';
 import { durationMilliseconds } from '#duration.ts';
 import { Duration, help, nearest, type Program, readSettings, readYaml, reference } from '#settings.ts';
 
@@ -26,8 +26,12 @@ const program: Program<typeof settings> = {
   settings,
 };
 
+const folder = mkdtempSync(join(tmpdir(), 'fleetreel-settings-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let files = 0;
 const file = (text: string) => {
-  const path = join(mkdtempSync(join(tmpdir(), 'settings-')), 'thing.yaml');
+  const path = join(folder, `thing-${++files}.yaml`);
   writeFileSync(path, text);
   return path;
 };

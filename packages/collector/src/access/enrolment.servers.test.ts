@@ -24,6 +24,8 @@ const folder = mkdtempSync(join(tmpdir(), 'fleetreel-enrolment-'));
 let nats: NatsInstallation;
 let log: Log;
 let enrolment: Enrolment;
+/** Where agents reach NATS, as the collector was told. */
+const agentsUrl = 'tls://nats.example.org:4222';
 let url: string;
 let grpc: string;
 /** What the clock of the collector is ahead, milliseconds. */
@@ -40,7 +42,7 @@ beforeAll(async () => {
   const made = await startLog(closing, nats.collector, { age_ms: 3_600_000, bytes: 64 * 1024 ** 2 }, telemetry);
   log = made.log;
   const issuer = readIssuer(nats.write('issuer.json', JSON.stringify(nats.keys.issuer)));
-  enrolment = await Enrolment.open({ log, issuer, nats: nats.collector, clock });
+  enrolment = await Enrolment.open({ log, issuer, nats: { ...nats.collector, agents_url: agentsUrl }, clock });
   await serveRooms(closing, { telemetry, faces, ...made, enrolment });
   url = `http://127.0.0.1:${faces.http.port}`;
   grpc = `127.0.0.1:${faces.grpc.port}`;
@@ -115,6 +117,7 @@ test('credentials let a host publish as itself, and are cut off at once when the
   );
 
   const listed = await ask<Credentials>('GET', 'credentials');
+  expect(listed.body.natsUrl).toBe(agentsUrl);
   expect(listed.body.credentials).toMatchObject([
     { host: 'web.1', by: 'anonymous', byCode: false, expires: body.expires, revoked: null },
   ]);
@@ -135,6 +138,12 @@ test('credentials let a host publish as itself, and are cut off at once when the
   await expect.poll(() => log.connection.rtt().then(() => 'there', String), { timeout: 20_000 }).toBe('there');
   const { credentials } = await enrolment.credentials(wish('web.1'));
   await (await client(credentials ?? '', 'default', 'web_1')).flush();
+});
+
+test('of some who revoke at once, each is answered, and one counts', async () => {
+  await enrolment.credentials(wish('at-once'));
+  const counts = await Promise.all(Array.from({ length: 4 }, () => enrolment.revoke('default', 'at-once')));
+  expect(counts.sort((a, b) => a - b)).toEqual([0, 0, 0, 1]);
 });
 
 test('a code gives credentials once, whoever asks how often at the same time', async () => {
@@ -244,7 +253,9 @@ test('fleetreel enroll and fleetreel-agent enroll bring a host in, and fleetreel
   const fetched = await agent(['enroll', '--url', url, '--nats-credentials', path], made.out);
   expect(fetched).toMatchObject({
     code: 0,
-    out: expect.stringContaining('has the credentials of box-2 (tenant default)'),
+    out: expect.stringMatching(
+      /has the credentials of box-2 \(tenant default\), .* NATS is at tls:\/\/nats\.example\.org:4222 \(nats\.url\)\n$/,
+    ),
   });
   expect(statSync(path).mode & 0o777).toBe(0o600);
 
@@ -304,4 +315,21 @@ test('who let a host in or shut it out is in the audit trail, and nothing secret
   }
   const secrets = [readCredentials(given.body.credentials ?? '').key.seed, made.body.code?.split(':')[1] ?? '?'];
   for (const secret of secrets) expect(trail.join()).not.toContain(secret);
+});
+
+test('without the log it is said that the log is away, and nothing else', { timeout: 120_000 }, async () => {
+  await nats.server.stop();
+  try {
+    const answers = await Promise.all([
+      ask('POST', 'enrolments', { host: 'away-1', mode: 'credentials' }),
+      ask('POST', 'enrolments', { host: 'away-1', mode: 'code' }),
+      ask('POST', 'enrolments/claim', { code: `default:${'x'.repeat(27)}`, publicKey: keyOf() }),
+      ask('GET', 'credentials'),
+      ask('DELETE', 'credentials/web.1'),
+    ]);
+    for (const { status, body } of answers)
+      expect({ status, body }).toMatchObject({ status: 503, body: refusal('log_unavailable') });
+  } finally {
+    await nats.server.restart();
+  }
 });

@@ -9,13 +9,14 @@ import type { NatsSettings } from '@fleetreel/proto/nats_access';
 import { credentialsText, isPublicKey, KeyPair } from '@fleetreel/proto/nats_jwt';
 import { agentToken, type Issuer } from '@fleetreel/proto/nats_keys';
 import { SettingsError } from '@fleetreel/proto/settings';
-import { JetStreamApiError, StorageType } from '@nats-io/jetstream';
+import { StorageType } from '@nats-io/jetstream';
 import type { KV } from '@nats-io/kv';
 import { Accounts } from '#access/accounts.ts';
 import { networkOf } from '#access/throttle.ts';
 import type { Clock } from '#clock.ts';
 import { codeFailures, codeMilliseconds, codesMax, credentialsListedMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { answered, isOvertaken } from '#log/stream.ts';
 
 /** The bucket of codes and of what was issued. */
 export const enrolmentBucket = 'enrolment';
@@ -45,9 +46,17 @@ type Stored = {
 };
 type Found = { key: string; revision: number; tenant: string; publicKey: string; stored: Stored };
 
-export type EnrolmentOptions = { log: Log; issuer: Issuer; nats: NatsSettings; clock: Clock; replicas?: number };
+export type EnrolmentOptions = {
+  log: Log;
+  issuer: Issuer;
+  nats: NatsSettings & { agents_url?: string };
+  clock: Clock;
+  replicas?: number;
+};
 
 export class Enrolment {
+  /** Where agents reach the log, if it was told: from where this collector is, it may be elsewhere. */
+  readonly agentsUrl: string | null;
   readonly #issuer: Issuer;
   readonly #accounts: Accounts;
   readonly #bucket: KV;
@@ -55,6 +64,7 @@ export class Enrolment {
   readonly #failures: Failures;
 
   private constructor({ issuer, nats, clock }: EnrolmentOptions, bucket: KV) {
+    this.agentsUrl = nats.agents_url ?? null;
     this.#issuer = issuer;
     this.#accounts = new Accounts(issuer, nats, clock);
     this.#bucket = bucket;
@@ -69,7 +79,7 @@ export class Enrolment {
     return new Enrolment(options, await log.buckets.create(enrolmentBucket, settings));
   }
 
-  /** Gives a host credentials. @throws ApiError bad_value */
+  /** Gives a host credentials. @throws ApiError bad_value, log_unavailable */
   async credentials(wish: Wish): Promise<Enrolled> {
     const { tenant, host, ttl_ms } = checked(wish);
     const { publicKey, seed } = KeyPair.create('user');
@@ -77,16 +87,18 @@ export class Enrolment {
     return { tenant, host, credentials: credentialsText(jwt, seed), expires };
   }
 
-  /** Gives a code with which a host's agent fetches its own. @throws ApiError bad_value, too_many_codes */
+  /** Gives a code with which a host's agent fetches its own. @throws ApiError bad_value, too_many_codes, log_unavailable */
   async code(wish: Wish): Promise<Enrolled> {
     const { tenant, host, ttl_ms } = checked(wish);
-    let waiting = 0;
-    for await (const _ of await this.#bucket.keys(`code.${tenant}.*`)) waiting++;
-    if (waiting >= codesMax) throw new ApiError('too_many_codes', { most: codesMax });
     const code = randomBytes(20).toString('base64url');
     const expires = this.#now() + codeMilliseconds;
     const kept: Code = { tenant, host, ttl_ms, by: wish.by, expires };
-    await this.#bucket.create(codeKey(tenant, code), JSON.stringify(kept), `${codeMilliseconds / 1000}s`);
+    await answered(async () => {
+      let waiting = 0;
+      for await (const _ of await this.#bucket.keys(`code.${tenant}.*`)) waiting++;
+      if (waiting >= codesMax) throw new ApiError('too_many_codes', { most: codesMax });
+      await this.#bucket.create(codeKey(tenant, code), JSON.stringify(kept), `${codeMilliseconds / 1000}s`);
+    });
     // The tenant leads to the digest, and is no secret.
     return { tenant, host, code: `${tenant}:${code}`, expires };
   }
@@ -95,7 +107,7 @@ export class Enrolment {
    * Credentials for a code, once.
    * @param publicKey of the agent, who keeps its seed
    * @param address from where it is asked
-   * @throws ApiError code_refused, too_many_claims, bad_value
+   * @throws ApiError code_refused, too_many_claims, bad_value, log_unavailable
    */
   async claim(given: { code: string; publicKey: string }, address: string): Promise<ClaimedEnrolment> {
     this.#failures.check(address);
@@ -105,19 +117,19 @@ export class Enrolment {
         value: clip(given.publicKey),
         expected: 'the public key of a user of NATS',
       });
-    const kept = await this.#use(given.code);
+    const kept = await answered(() => this.#use(given.code));
     if (kept === undefined) {
       this.#failures.add(address);
       throw new ApiError('code_refused');
     }
     const { tenant, host, ttl_ms, by } = kept;
     const { jwt, expires } = await this.#issue({ tenant, host, publicKey: given.publicKey, ttl_ms, by, byCode: true });
-    return { tenant, host, jwt, expires };
+    return { tenant, host, jwt, expires, natsUrl: this.agentsUrl };
   }
 
-  /** What was issued to hosts of a tenant, the newest first. */
+  /** What was issued to hosts of a tenant, the newest first. @throws ApiError log_unavailable */
   async list(tenant: string): Promise<IssuedCredentials[]> {
-    const found = await this.#found(`credentials.${tenant}.>`);
+    const found = await answered(() => this.#found(`credentials.${tenant}.>`));
     const oldest = this.#now() - credentialsListedMilliseconds;
     return found
       .filter(({ stored: { expires, revoked } }) => Math.min(expires ?? Infinity, revoked ?? Infinity) > oldest)
@@ -127,17 +139,33 @@ export class Enrolment {
 
   /** Takes back all credentials of a host; returns how many were valid. @throws ApiError credentials_not_found, log_unavailable */
   async revoke(tenant: string, host: string): Promise<number> {
-    const now = this.#now();
     const name = hostToken(host);
+    return await answered(async () => await this.#revoke(tenant, host, name));
+  }
+
+  async #revoke(tenant: string, host: string, name: string): Promise<number> {
+    const now = this.#now();
     const own = await this.#found(`credentials.${tenant}.${name}.*`);
     const valid = own.filter(({ stored: { expires, revoked } }) => revoked === null && (expires ?? Infinity) > now);
     if (!own.some(({ stored: { expires } }) => (expires ?? Infinity) > now))
       throw new ApiError('credentials_not_found', { value: clip(host) });
+    let revoked = 0;
     for (const { key, revision, stored } of valid)
-      await this.#bucket.update(key, JSON.stringify({ ...stored, revoked: now }), revision);
+      if (await this.#mark(key, { ...stored, revoked: now }, revision)) revoked++;
     // Also those that were marked before: whoever did may have failed at this.
     await this.#tell();
-    return valid.length;
+    return revoked;
+  }
+
+  /** Writes that credentials are revoked; false where somebody else did so at the same time, which is all that changes them. */
+  async #mark(key: string, stored: Stored, revision: number): Promise<boolean> {
+    try {
+      await this.#bucket.update(key, JSON.stringify(stored), revision);
+      return true;
+    } catch (cause) {
+      if (isOvertaken(cause)) return false;
+      throw cause;
+    }
   }
 
   /** Tells the servers of everything that is revoked and would be valid otherwise. */
@@ -177,9 +205,11 @@ export class Enrolment {
     const jwt = agentToken(this.#issuer, { tenant, host: name, name: host, publicKey, issued_s, expires_s });
     const expires = expires_s === undefined ? null : expires_s * 1000;
     const stored: Stored = { host, by, byCode, issued: now, expires, revoked: null };
-    // Before anybody has it: what is not known could not be revoked.
-    await this.#bucket.create(`credentials.${tenant}.${name}.${publicKey}`, JSON.stringify(stored));
-    await this.#forgetOld(tenant, name);
+    await answered(async () => {
+      // Before anybody has it: what is not known could not be revoked.
+      await this.#bucket.create(`credentials.${tenant}.${name}.${publicKey}`, JSON.stringify(stored));
+      await this.#forgetOld(tenant, name);
+    });
     return { jwt, expires };
   }
 
@@ -203,21 +233,19 @@ export class Enrolment {
       await this.#bucket.delete(key, { previousSeq: entry.revision });
     } catch (cause) {
       // Somebody else was faster.
-      if (cause instanceof JetStreamApiError && cause.code === wrongRevision) return undefined;
+      if (isOvertaken(cause)) return undefined;
       throw cause;
     }
     return kept;
   }
 
+  /** One pass over the bucket, however many there are. */
   async #found(filter: string): Promise<Found[]> {
-    const keys: string[] = [];
-    for await (const key of await this.#bucket.keys(filter)) keys.push(key);
     const found: Found[] = [];
-    for (const key of keys) {
-      const entry = await this.#bucket.get(key);
-      const [, tenant = '', , publicKey = ''] = key.split('.');
-      if (entry?.operation === 'PUT')
-        found.push({ key, revision: entry.revision, tenant, publicKey, stored: entry.json<Stored>() });
+    for await (const entry of await this.#bucket.history({ key: filter })) {
+      const [, tenant = '', , publicKey = ''] = entry.key.split('.');
+      if (entry.operation === 'PUT')
+        found.push({ key: entry.key, revision: entry.revision, tenant, publicKey, stored: entry.json<Stored>() });
     }
     return found;
   }
@@ -226,9 +254,6 @@ export class Enrolment {
     return this.#clock.now_us() / 1000;
   }
 }
-
-/** Code of JetStream: somebody else wrote the key since it was read. */
-const wrongRevision = 10071;
 
 const codeKey = (tenant: string, code: string): string =>
   `code.${tenant}.${createHash('sha256').update(code).digest('hex')}`;

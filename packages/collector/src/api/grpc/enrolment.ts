@@ -19,7 +19,8 @@ export function enrolmentHandlers(parts: FaceParts): EnrolmentHandlers {
       return { ...claimed, expires_ms: expires ?? 0 };
     }),
     ListCredentials: unary(parts, 'Enrolment/ListCredentials', async (_, { tenant }) => {
-      const issued = await enrolmentOf(parts).list(tenant);
+      const enrolment = enrolmentOf(parts);
+      const issued = await enrolment.list(tenant);
       const credentials = issued.map((one) => ({
         host: one.host,
         public_key: one.publicKey,
@@ -29,7 +30,7 @@ export function enrolmentHandlers(parts: FaceParts): EnrolmentHandlers {
         expires_ms: one.expires ?? 0,
         revoked_ms: one.revoked ?? 0,
       }));
-      return { credentials };
+      return { credentials, nats_url: enrolment.agentsUrl ?? '' };
     }),
     RevokeCredentials: unary(parts, 'Enrolment/RevokeCredentials', async ({ host }, identity, address) => ({
       revoked: await revoke(parts, identity, host, address),

@@ -59,7 +59,10 @@ export function enrolmentRoutes(app: App, parts: FaceParts): void {
         response: { 200: json('Without anything secret', Credentials), ...problem(409, 503) },
       },
     },
-    async ({ identity }) => ({ credentials: await enrolmentOf(parts).list(identity.tenant) }),
+    async ({ identity }) => {
+      const enrolment = enrolmentOf(parts);
+      return { natsUrl: enrolment.agentsUrl, credentials: await enrolment.list(identity.tenant) };
+    },
   );
   app.delete<{ Params: { host: string } }>(
     '/credentials/:host',
