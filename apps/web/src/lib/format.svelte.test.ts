@@ -1,5 +1,14 @@
 import { expect, test } from 'vitest';
-import { compareLabels, formatAgo, formatAxis, formatDuration, formatTime, formatValue, words } from '#lib/format.ts';
+import {
+  compareLabels,
+  formatAgo,
+  formatAxis,
+  formatDuration,
+  formatNumber,
+  formatTime,
+  formatValue,
+  words,
+} from '#lib/format.ts';
 
 const plain = (text: string) => text.replaceAll('\u00a0', ' ');
 
@@ -74,3 +83,11 @@ test('names of the contract become words, without their unit', () => {
 test('labels are sorted as people count', () => {
   expect(['10', '2', 'total', '1'].sort(compareLabels)).toEqual(['total', '1', '2', '10']);
 });
+
+test.each([
+  [10, '10'],
+  [1_795_324_309_852, '1795324309852'],
+  [10.993346653975307, '10.9933'],
+  [-123_456_789.123, '-123456789.12'],
+  [0.000012345678, '0.0000123457'],
+])('%f as a number', (value, text) => expect(formatNumber(value)).toBe(text));

@@ -88,6 +88,13 @@ function digits(value: number, whole: boolean): string {
   return value.toFixed(magnitude < 9.995 ? 2 : magnitude < 99.95 ? 1 : 0);
 }
 
+/** A number that has no unit: whole ones as they are, others to six digits, and two behind the point at least. */
+export function formatNumber(value: number): string {
+  if (Number.isInteger(value)) return String(value);
+  const whole = String(Math.trunc(Math.abs(value))).length;
+  return String(Number(value.toPrecision(Math.min(Math.max(6, whole + 2), 100))));
+}
+
 /** The labels of an axis: one prefix and one number of decimals for all of them. */
 export function formatAxis(ticks: readonly number[], unit: string): string[] {
   const magnitude = Math.max(0, ...ticks.map(Math.abs));

@@ -5,7 +5,7 @@ import { ApiError, isAbort, sentence } from '#lib/api.ts';
 export type Page<T> = { rows: readonly T[]; before: string | null };
 
 /** How often the newest page is asked for again while the range follows the time, milliseconds: nobody pushes these. */
-const again = 10_000;
+const askAgain = 10_000;
 
 export class Paged<T> {
   rows = $state.raw<readonly T[]>([]);
@@ -33,11 +33,16 @@ export class Paged<T> {
     // Who reads on in older pages is not thrown back.
     const timer = setInterval(() => {
       if (following && !this.#older && document.visibilityState === 'visible') void this.#load(abort.signal);
-    }, again);
+    }, askAgain);
     return () => {
       clearInterval(timer);
       abort.abort();
     };
+  }
+
+  /** Asks for the newest page once more. */
+  again(): void {
+    void this.#load(this.#abort.signal);
   }
 
   /** Asks for the next page, of what is older. */
