@@ -8,6 +8,9 @@ const quick = Math.max(2, availableParallelism() - 1);
 /** Tests with servers mostly wait: one alone uses less than one core. */
 const waiting = 2;
 
+/** What every test with servers is looked through for: secrets where they may not be. */
+const setupFiles = ['./test/watch_secrets.ts'];
+
 /** What runs with nothing beside it, and why. */
 const alone = [
   // They measure the machine, or programs on it.
@@ -58,6 +61,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'servers',
+          setupFiles,
           include: ['packages/*/src/**/*.servers.test.ts', 'deploy/**/*.servers.test.ts'],
           exclude: ['**/node_modules/**', ...alone],
           maxWorkers: waiting,
@@ -69,6 +73,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'e2e',
+          setupFiles,
           include: ['test/{e2e,faults}/**/*.test.ts'],
           exclude: ['**/node_modules/**', ...alone],
           testTimeout: 180_000,
@@ -81,6 +86,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'alone',
+          setupFiles,
           include: alone,
           testTimeout: 180_000,
           hookTimeout: 240_000,

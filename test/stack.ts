@@ -7,9 +7,10 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Child } from '@fleetreel/deploy/local/child';
 import type { Host, Hosts } from '@fleetreel/proto/http';
-import { leaksInFolder, leaksInLines, leaksInProcesses } from './secrets.ts';
+import { watch } from './secrets.ts';
 import { type NatsServer, startNats } from './servers/nats.ts';
-import { freePort, Program, startProgram } from './servers/program.ts';
+import type { NatsInstallation } from './servers/nats_installation.ts';
+import { freePort, Program, shows, startProgram } from './servers/program.ts';
 import { type Questdb, startQuestdb } from './servers/questdb.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -32,6 +33,14 @@ export type AgentOptions = {
   within?: readonly string[];
 };
 
+/** Who is asked for credentials. */
+type Asking = {
+  /** A nats-server that asks everybody who they are; it ends with the stack. */
+  keys?: NatsInstallation;
+  anonymous?: Stack['anonymous'];
+  agentsUrl?: string;
+};
+
 export class Stack implements AsyncDisposable {
   readonly nats: NatsServer;
   readonly questdb: Questdb;
@@ -42,6 +51,8 @@ export class Stack implements AsyncDisposable {
   readonly folder: string;
   /** What whoever brings no credentials may do. */
   anonymous: 'none' | 'viewer' | 'admin' = 'admin';
+  /** What the collector tells agents of where the log is; undefined: nothing. */
+  agentsUrl: string | undefined;
   /**
    * Secrets that a test used: passwords, keys, codes, credentials. At the end none of them may be in what was written, but for files
    * that are there for them.
@@ -50,6 +61,8 @@ export class Stack implements AsyncDisposable {
   collector!: Program;
   readonly #httpPort: number;
   readonly #grpcPort: number;
+  #keys: NatsInstallation | undefined;
+  #settings: Readonly<Record<string, string>> = {};
   readonly #started: Program[] = [];
 
   private constructor(nats: NatsServer, questdb: Questdb, folder: string, httpPort: number, grpcPort: number) {
@@ -64,17 +77,24 @@ export class Stack implements AsyncDisposable {
 
   /**
    * Starts the servers and the collector, and waits until it can serve.
-   * @param data folders of the servers; temporary ones by default
+   * @param data folders of the servers, temporary ones by default; more settings of the collector, by the names of their flags
    */
-  static async start(data: { nats?: string; questdb?: string } = {}): Promise<Stack> {
+  static async start(
+    data: { nats?: string; questdb?: string; settings?: Readonly<Record<string, string>> } = {},
+    { keys, anonymous = 'admin', agentsUrl }: Asking = {},
+  ): Promise<Stack> {
     if (!existsSync(join(root, 'apps/web/build/index.html')))
       throw new Error('The console is not built, and the collector serves the built one: run `pnpm build` first.');
     const folder = await mkdtemp(join(tmpdir(), 'fleetreel-stack-'));
     const [nats, questdb] = await Promise.all([
-      startNats(data.nats === undefined ? {} : { data: data.nats }),
+      keys?.server ?? startNats(data.nats === undefined ? {} : { data: data.nats }),
       startQuestdb(data.questdb === undefined ? {} : { data: data.questdb }),
     ]);
     const stack = new Stack(nats, questdb, folder, await freePort(), await freePort());
+    stack.#keys = keys;
+    stack.#settings = data.settings ?? {};
+    stack.anonymous = anonymous;
+    stack.agentsUrl = agentsUrl;
     try {
       await stack.startCollector();
     } catch (error) {
@@ -124,12 +144,26 @@ export class Stack implements AsyncDisposable {
     }
   }
 
+  /** What a command of the collector is told of the log alone. */
+  logFlags(): string[] {
+    return flags({
+      'nats-url': this.nats.url,
+      ...(this.#keys && { 'nats-credentials': this.#keys.collector.credentials }),
+    });
+  }
+
   collectorFlags(natsUrl = this.nats.url): string[] {
     return flags({
       'nats-url': natsUrl,
       'http-port': this.#httpPort,
       'grpc-port': this.#grpcPort,
       'access-anonymous': this.anonymous,
+      ...(this.#keys && {
+        'nats-credentials': this.#keys.collector.credentials,
+        'nats-issuer': this.#keys.write('issuer.json', JSON.stringify(this.#keys.keys.issuer)),
+      }),
+      ...(this.agentsUrl !== undefined && { 'nats-agents-url': this.agentsUrl }),
+      ...this.#settings,
     });
   }
 
@@ -158,34 +192,17 @@ export class Stack implements AsyncDisposable {
     );
   }
 
-  /**
-   * Programs first, the newest first, then the servers.
-   * @throws Error where a secret was written
-   */
+  /** Programs first, the newest first, then the servers. What was written is looked through for secrets. */
   async [Symbol.asyncDispose](): Promise<void> {
-    const leaks = await leaksInProcesses(this.secrets);
+    watch.add(...this.secrets);
+    await watch.processes();
     for (const program of this.#started.toReversed()) await program.stop();
-    leaks.push(...(await this.#written()));
     await this.questdb[Symbol.asyncDispose]();
     await this.nats[Symbol.asyncDispose]();
+    await watch.folder(this.folder);
     await rm(this.folder, { recursive: true, force: true });
-    if (leaks.length > 0) throw new Error(`Secrets are where they may not be: ${leaks.join('; ')}`);
-  }
-
-  /** Where secrets of the test are in what programs and servers wrote. */
-  async #written(): Promise<string[]> {
-    if (this.secrets.size === 0) return [];
-    await this.questdb.stop();
-    await this.nats.stop();
-    const programs = this.#started.map((program, index) => ({ name: `program ${index + 1}`, lines: program.lines }));
-    const folders = [this.folder, this.nats.data, this.questdb.data];
-    const found = await Promise.all(folders.map((folder) => leaksInFolder(folder, this.secrets, isForSecrets)));
-    return [...leaksInLines(programs, this.secrets), ...found.flat()];
   }
 }
-
-/** QuestDB's configuration, credentials and keys. */
-const isForSecrets = (path: string): boolean => /(?:^|\/)(?:server\.conf|[^/]*\.(?:creds|nk|key|pem))$/.test(path);
 
 /** Starts a program of ours by a command that starts another: `ip netns exec NAME`; by none as it is. */
 export async function startWithin(
@@ -197,6 +214,7 @@ export async function startWithin(
   const [command, ...rest] = within;
   if (command === undefined) return await startProgram(entry, args, environment);
   const lines: string[] = [];
+  watch.program(entry, { args, environment, shows: shows(args) }, lines);
   const child = await Child.start(
     { name: entry, command, args: [...rest, process.execPath, join(root, entry), ...args], env: environment },
     (line) => lines.push(line),

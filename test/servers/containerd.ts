@@ -128,7 +128,7 @@ state = ${quoted('state')}
     await this.#ask('StopContainer', part(1, id));
   }
 
-  /** Of one that has ended, which containerd tells before it has noted it: until then it asks to stop it first. */
+  /** Of one that has ended, which containerd tells before it has noted it: until then it asks to stop it first, or tries itself. */
   async removeContainer(id: string): Promise<void> {
     const noted = performance.now() + 10_000;
     for (;;) {
@@ -136,7 +136,7 @@ state = ${quoted('state')}
         await this.#ask('RemoveContainer', part(1, id));
         return;
       } catch (error) {
-        if (!String(error).includes('is still running') || performance.now() > noted) throw error;
+        if (!/is still running|ttrpc: closed/.test(String(error)) || performance.now() > noted) throw error;
         await pause(50);
       }
     }

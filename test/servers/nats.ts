@@ -8,6 +8,7 @@ import { thisMachine } from '@fleetreel/deploy/local/obtain';
 import { freePort } from '@fleetreel/deploy/local/port';
 import { type ClusterInfo, type JetStreamManager, jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
+import { watch } from '../secrets.ts';
 
 /** A nats-server with JetStream on loopback. Its folder is removed with it unless it was given. */
 export class NatsServer implements AsyncDisposable {
@@ -18,6 +19,7 @@ export class NatsServer implements AsyncDisposable {
   readonly data: string;
   readonly #service: ReturnType<typeof natsService>;
   readonly #temporary: boolean;
+  readonly #lines: string[] = [];
   #child: Child | undefined;
 
   constructor(options: Required<Pick<NatsOptions, 'serverName' | 'port' | 'data'>> & NatsOptions, temporary: boolean) {
@@ -28,6 +30,7 @@ export class NatsServer implements AsyncDisposable {
     this.monitorUrl = `http://127.0.0.1:${options.monitorPort}`;
     this.data = options.data;
     this.#temporary = temporary;
+    watch.program('nats-server', this.#service, this.#lines);
   }
 
   get pid(): number {
@@ -38,7 +41,7 @@ export class NatsServer implements AsyncDisposable {
   /** Starts it again on the same port and data; stops it before when it runs. */
   async restart(): Promise<void> {
     await this.stop();
-    this.#child = await Child.start(this.#service);
+    this.#child = await Child.start(this.#service, (line) => this.#lines.push(line));
     await this.#child.untilReady(this.#service.ready, 20_000);
   }
 
@@ -58,6 +61,7 @@ export class NatsServer implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
+    if (this.#temporary) await watch.folder(this.data);
     if (this.#temporary) rmSync(this.data, { recursive: true, force: true });
   }
 }

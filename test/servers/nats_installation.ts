@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { token } from '@fleetreel/proto';
 import { credentialsText, KeyPair } from '@fleetreel/proto/nats_jwt';
 import { agentToken, type Installation, makeInstallation, serverConfiguration } from '@fleetreel/proto/nats_keys';
+import { secretsIn, watch } from '../secrets.ts';
 import { type NatsServer, startNats } from './nats.ts';
 
 /** What an agent is enrolled as. */
@@ -18,6 +19,8 @@ export class NatsInstallation implements AsyncDisposable {
   /** @param configuration more lines for the server, such as those of TLS */
   static async start(configuration: readonly string[] = []): Promise<NatsInstallation> {
     const made = new NatsInstallation();
+    watch.learn(made.keys.collectorCredentials);
+    watch.add(...secretsIn(JSON.stringify(made.keys)));
     const lines = [...serverConfiguration(made.keys, join(made.folder, 'accounts')), ...configuration];
     made.server = await startNats({ configuration: lines });
     return made;
@@ -47,11 +50,13 @@ export class NatsInstallation implements AsyncDisposable {
       issued_s,
       expires_s,
     });
+    watch.add(jwt, seed);
     return { text: credentialsText(jwt, seed), publicKey };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server?.[Symbol.asyncDispose]();
+    await watch.folder(this.folder);
     rmSync(this.folder, { recursive: true, force: true });
   }
 }

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { Child, type Exit } from '@fleetreel/deploy/local/child';
+import { watch } from '../secrets.ts';
 
 export { freePort } from '@fleetreel/deploy/local/port';
 
@@ -57,9 +58,14 @@ export async function startProgram(
   environment: Readonly<Record<string, string>> = {},
 ): Promise<Program> {
   const lines: string[] = [];
+  watch.program(entry, { args, environment, shows: shows(args) }, lines);
   const child = await Child.start(
     { name: entry, command: process.execPath, args: [join(root, entry), ...args], env: environment },
     (line) => lines.push(line),
   );
   return new Program(child, lines);
 }
+
+/** Whether a program is there to show a secret that it makes. */
+export const shows = ([command = '']: readonly string[]): boolean =>
+  ['keys', 'users', 'link', 'enroll', 'nats-keys', 'up'].includes(command);

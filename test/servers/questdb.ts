@@ -6,6 +6,7 @@ import { Child } from '@fleetreel/deploy/local/child';
 import { thisMachine } from '@fleetreel/deploy/local/obtain';
 import { freePort } from '@fleetreel/deploy/local/port';
 import { findQuestdb, type QuestdbOptions, query, questdbService } from '@fleetreel/deploy/local/questdb';
+import { watch } from '../secrets.ts';
 
 /** A QuestDB on loopback with passwords of its own. Its folder is removed with it unless it was given. */
 export class Questdb implements AsyncDisposable {
@@ -19,6 +20,7 @@ export class Questdb implements AsyncDisposable {
   readonly data: string;
   readonly #service: ReturnType<typeof questdbService>;
   readonly #temporary: boolean;
+  readonly #lines: string[] = [];
   #child: Child | undefined;
 
   constructor(options: QuestdbOptions, temporary: boolean) {
@@ -31,6 +33,8 @@ export class Questdb implements AsyncDisposable {
     this.data = options.data;
     this.#service = questdbService(options);
     this.#temporary = temporary;
+    watch.add(options.password, options.readPassword);
+    watch.program('QuestDB', this.#service, this.#lines);
   }
 
   get pid(): number {
@@ -59,7 +63,7 @@ export class Questdb implements AsyncDisposable {
   /** Starts it again on the same ports and data; stops it before when it runs. */
   async restart(): Promise<void> {
     await this.stop();
-    this.#child = await Child.start(this.#service);
+    this.#child = await Child.start(this.#service, (line) => this.#lines.push(line));
     await this.#child.untilReady(this.#service.ready, 60_000);
   }
 
@@ -89,6 +93,7 @@ export class Questdb implements AsyncDisposable {
     // Nothing of it is needed any more when its folder goes.
     if (this.#temporary) await this.kill();
     else await this.stop();
+    if (this.#temporary) await watch.folder(this.data);
     if (this.#temporary) rmSync(this.data, { recursive: true, force: true });
   }
 }

@@ -155,6 +155,7 @@ test('hosts that are forgotten, settings of agents, dead letters and replays', a
   await expect.poll(() => registry.get('default', 'web-1'), { timeout: 20_000 }).toBeDefined();
   const settings = { interval: '1s' };
   const answers = [
+    await ask('PUT', 'agents/settings/host:web-1', { settings }),
     await ask('DELETE', 'hosts/web-1'),
     await ask('PUT', 'agents/settings/all?dryRun=true', { settings }),
     await ask('PUT', 'agents/settings/all', { settings }),
@@ -162,9 +163,14 @@ test('hosts that are forgotten, settings of agents, dead letters and replays', a
     await ask('DELETE', 'dead-letters?all=true'),
     await ask('POST', 'replays?from=-1h&host=web-1,web-2&table=cpu'),
   ];
-  expect(answers.map(({ status, body }) => (status < 300 ? status : body))).toEqual([204, 200, 200, 200, 200, 201]);
-  expect((await recorded(5)).map(lineOf)).toEqual([
+  expect(answers.map(({ status, body }) => (status < 300 ? status : body))).toEqual([
+    200, 204, 200, 200, 200, 200, 201,
+  ]);
+  expect((await recorded(7)).map(lineOf)).toEqual([
+    'default user ada: agent_settings.change host:web-1 {} -> {"interval":"1s"}',
     'default user ada: host.forget web-1  -> ',
+    // What was wanted of it by its name is not kept for another of that name.
+    'default user ada: agent_settings.change host:web-1 {"interval":"1s"} -> {}',
     'default user ada: agent_settings.change all {} -> {"interval":"1s"}',
     'default user ada: agent_settings.change all {"interval":"1s"} -> {}',
     'default user ada: dead_letter.discard   -> {"done":0,"failed":0}',
