@@ -58,7 +58,7 @@ const settings = Type.Object({
       default: [],
       examples: ['127.0.0.1,10.0.0.0/8'],
       description:
-        'Addresses and networks of proxies in front of it: what they say of a caller (X-Forwarded-For, X-Forwarded-Proto) is believed, of others it is not',
+        'Addresses and networks of proxies in front of it, of HTTP and gRPC: what they say of a caller (X-Forwarded-For, X-Forwarded-Proto) is believed, of others it is not',
     }),
   }),
   grpc: Type.Object({

@@ -77,6 +77,8 @@ export const fleetPageMilliseconds = 60_000;
 
 /** How often the log's bounds are compared with what is stored, and suspended tables resumed until the store works, milliseconds. */
 export const watchMilliseconds = 10_000;
+/** How often the files of the certificate are looked at, milliseconds. */
+export const certificateMilliseconds = 5000;
 /** How long a code of an enrolment can be used, milliseconds: long enough to carry it to a machine. */
 export const codeMilliseconds = 3_600_000;
 /** Codes of a tenant that wait to be used: a rollout of as many machines at once. */

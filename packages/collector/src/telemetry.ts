@@ -83,6 +83,10 @@ export class Telemetry {
     ['bound'],
   );
   readonly #audited = this.#counter('audit_records_total', 'Records of the audit trail that the log has taken.');
+  readonly #certificateEnds = this.#gauge(
+    'tls_certificate_expiration_timestamp_seconds',
+    'When the certificate of HTTP and gRPC is not valid any more, as a Unix time; 0 without one.',
+  );
   readonly #up = this.#gauge('dependency_up', '1 when it can be used, else 0.', ['dependency']);
 
   constructor(level: string) {
@@ -253,6 +257,18 @@ export class Telemetry {
   /** The one place where the secret of a link is written: whoever reads this log is to make the first admin. */
   firstLink(url: string): void {
     this.log.warn(`There is no user yet. Whoever opens ${url} within 24 hours becomes the first admin.`);
+  }
+
+  /** @param until when the certificate that is in use from now on is valid */
+  certificate(until: Date): void {
+    this.#certificateEnds.set(until.getTime() / 1000);
+    const line = { until: until.toISOString() };
+    if (until.getTime() > Date.now()) this.log.info(line, 'the certificate of HTTP and gRPC was read');
+    else this.log.error(line, 'the certificate of HTTP and gRPC is not valid any more: callers will refuse it');
+  }
+
+  certificateRefused(reason: string): void {
+    this.log.error({ reason }, 'what is in the files of the certificate can not be used; the one before stays in use');
   }
 
   /** @param settings by which other machines reach a face */

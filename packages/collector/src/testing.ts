@@ -44,14 +44,17 @@ type RoomsOptions = {
 /**
  * Listens on free ports, where nothing is answered yet, until `closing` is.
  * @param anonymous what whoever brings no credentials may do
+ * @param trustedProxies whose word on who calls is believed
  */
 export async function startFaces(
   closing: AsyncDisposableStack,
   anonymous: Anonymous = 'admin',
+  trustedProxies: readonly string[] = [],
 ): Promise<{ telemetry: Telemetry; faces: Faces }> {
   const telemetry = new Telemetry('silent');
   const anyPort = { host: '127.0.0.1', port: 0 };
-  const faces = await Faces.start({ http: anyPort, grpc: anyPort }, new Access({ anonymous, telemetry }), telemetry);
+  const http = { ...anyPort, trusted_proxies: trustedProxies };
+  const faces = await Faces.start({ http, grpc: anyPort }, new Access({ anonymous, telemetry }), telemetry);
   closing.defer(() => faces.close());
   return { telemetry, faces };
 }

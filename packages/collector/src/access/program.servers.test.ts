@@ -1,9 +1,12 @@
 // The collector as a program on all addresses of the machine: TLS, the first link, the command that makes another.
 import { execFileSync } from 'node:child_process';
+import { X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect } from 'node:tls';
 import { Query } from '@fleetreel/proto/services';
 import { startNats } from '@fleetreel/test/servers/nats';
 import { freePort, startProgram } from '@fleetreel/test/servers/program';
@@ -18,11 +21,7 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
   const folder = mkdtempSync(join(tmpdir(), 'fleetreel-tls-'));
   closing.defer(() => rmSync(folder, { recursive: true }));
   const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'certificate.pem')];
-  const subject = ['-subj', '/CN=fleet.example', '-addext', 'subjectAltName=DNS:fleet.example,IP:127.0.0.1'];
-  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-days', '2', '-nodes'];
-  execFileSync('openssl', ['req', '-x509', ...kind, '-keyout', key, '-out', certificate, ...subject], {
-    stdio: 'pipe',
-  });
+  makeCertificate(key, certificate);
   const ca = readFileSync(certificate);
   const nats = closing.use(await startNats());
   const [http, grpc, nobody] = [await freePort(), await freePort(), await freePort()];
@@ -148,6 +147,52 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
   expect((await unknown.exited).code).toBe(2);
   expect(unknown.lines.join('\n')).toContain('There is no user "bob"');
   for (const secret of [password, token, token.slice(-43)]) expect(collector.lines.join('\n')).not.toContain(secret);
+});
+
+/** Makes a certificate that signs itself, and its key. */
+function makeCertificate(key: string, certificate: string): void {
+  const subject = ['-subj', '/CN=fleet.example', '-addext', 'subjectAltName=DNS:fleet.example,IP:127.0.0.1'];
+  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-days', '2', '-nodes'];
+  execFileSync('openssl', ['req', '-x509', ...kind, '-keyout', key, '-out', certificate, ...subject], {
+    stdio: 'pipe',
+  });
+}
+
+test('a renewed certificate is taken without a restart, and one that is none is not', {
+  timeout: 120_000,
+}, async () => {
+  await using closing = new AsyncDisposableStack();
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-tls-'));
+  closing.defer(() => rmSync(folder, { recursive: true }));
+  const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'certificate.pem')];
+  makeCertificate(key, certificate);
+  const [http, grpc, nobody] = [await freePort(), await freePort(), await freePort()];
+  const ports = ['--http-port', `${http}`, '--grpc-port', `${grpc}`, '--nats-url', `nats://127.0.0.1:${nobody}`];
+  const tls = ['--tls-certificate', certificate, '--tls-key', key];
+  const collector = closing.use(await startProgram(main, ['run', ...ports, ...tls]));
+  await collector.line(/the certificate of HTTP and gRPC was read/, 60_000);
+  const shown = async (port: number) => {
+    const socket = connect({ host: '127.0.0.1', port, rejectUnauthorized: false, ALPNProtocols: ['h2', 'http/1.1'] });
+    try {
+      await once(socket, 'secureConnect');
+      return socket.getPeerX509Certificate()?.fingerprint256;
+    } finally {
+      socket.destroy();
+    }
+  };
+  const expected = () => new X509Certificate(readFileSync(certificate)).fingerprint256;
+  const first = expected();
+  const both = async () => await Promise.all([http, grpc].map(shown));
+  await expect.poll(() => both().catch(() => []), { timeout: 30_000 }).toEqual([first, first]);
+
+  writeFileSync(key, 'half a key');
+  await collector.line(/can not be used; the one before stays in use/, 60_000);
+  expect(await both()).toEqual([first, first]);
+
+  makeCertificate(key, certificate);
+  const second = expected();
+  expect(second).not.toBe(first);
+  await expect.poll(both, { timeout: 30_000 }).toEqual([second, second]);
 });
 
 type Asked = { host?: string; bearer?: string; from?: string; forwarded?: string; body?: object };

@@ -50,7 +50,7 @@ async function ask<T>(
 
 beforeAll(async () => {
   const nats = closing.use(await startNats());
-  const { telemetry, faces } = await startFaces(closing, 'none');
+  const { telemetry, faces } = await startFaces(closing, 'none', ['127.0.0.1', '192.0.2.0/24']);
   const bounds = { age_ms: 3_600_000, bytes: 64 * 1024 * 1024 };
   const started = await startLog(closing, nats.url, bounds, telemetry);
   const { log } = started;
@@ -148,6 +148,13 @@ test('users, links, sessions and keys, over HTTP and gRPC', async () => {
     `default user ada: key.create ${key?.id}  -> {"name":"over gRPC","scopes":["write:event"],"expires":null}`,
   );
   expect(one?.address).toBe('127.0.0.1');
+
+  // Through two proxies, of which the one before them said something, too.
+  who.set('x-forwarded-for', '203.0.113.9, 198.51.100.7, 192.0.2.1');
+  await new Promise<void>((resolve, reject) =>
+    client.RevokeKey({ id: key?.id ?? '' }, who, (error) => (error ? reject(error) : resolve())),
+  );
+  expect((await recorded(1)).map(({ action, address }) => [action, address])).toEqual([['key.revoke', '198.51.100.7']]);
 });
 
 test('hosts that are forgotten, settings of agents, dead letters and replays', async () => {

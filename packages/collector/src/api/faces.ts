@@ -38,9 +38,6 @@ export type FaceParts = {
   access: Access;
 };
 
-/** A certificate with its chain, and its private key, PEM. */
-export type Certificate = { cert: Buffer; key: Buffer };
-
 /** A face that listens. */
 export type Face = {
   /** What was bound, which differs from what was asked for when that was port 0. */

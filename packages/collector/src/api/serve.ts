@@ -1,19 +1,18 @@
 // Both faces, listening from the start: what can't be asked yet is answered so, and /healthz and /readyz always answer.
-import { readFileSync } from 'node:fs';
-import { createSecureContext } from 'node:tls';
 import { ApiError } from '@fleetreel/proto/errors';
 import { SettingsError } from '@fleetreel/proto/settings';
 import type { Access } from '#access/access.ts';
-import { type Certificate, type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
+import { type CertificateFiles, ServerCertificate } from '#api/certificate.ts';
+import { type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
 import { startGrpc } from '#api/grpc/server.ts';
 import { startHttp } from '#api/http/server.ts';
-import { sentence, type Telemetry } from '#telemetry.ts';
+import type { Telemetry } from '#telemetry.ts';
 
 /** The settings of the faces, as `config.ts` has them. */
 export type FaceSettings = {
   http: { host: string; port: number; allowed_hosts?: readonly string[]; trusted_proxies?: readonly string[] };
   grpc: { host: string; port: number };
-  tls?: { certificate: string; key: string };
+  tls?: CertificateFiles;
   access?: { open_metrics: boolean };
   console?: string;
 };
@@ -24,18 +23,28 @@ export class Faces {
   readonly grpc: Face;
   readonly access: Access;
   readonly #state: { rooms: Rooms | undefined };
+  readonly #certificate: ServerCertificate | undefined;
 
-  private constructor(http: Face, grpc: Face, access: Access, state: { rooms: Rooms | undefined }) {
+  private constructor(
+    http: Face,
+    grpc: Face,
+    access: Access,
+    state: { rooms: Rooms | undefined },
+    certificate: ServerCertificate | undefined,
+  ) {
     this.http = http;
     this.grpc = grpc;
     this.access = access;
     this.#state = state;
+    this.#certificate = certificate;
   }
 
   /** Listens on both ports. @throws SettingsError where one can't be had */
   static async start(settings: FaceSettings, access: Access, telemetry: Telemetry): Promise<Faces> {
     const { http, grpc, console } = settings;
-    const tls = certificateOf(settings.tls);
+    const { tls: files = { certificate: '', key: '' } } = settings;
+    const tls = files.certificate === '' ? undefined : new ServerCertificate(files, telemetry);
+    const trustedProxies = http.trusted_proxies ?? [];
     const state: { rooms: Rooms | undefined } = { rooms: undefined };
     const parts: FaceParts = {
       rooms() {
@@ -53,15 +62,22 @@ export class Faces {
       startHttp(parts, {
         ...http,
         allowedHosts: http.allowed_hosts ?? [],
-        trustedProxies: http.trusted_proxies ?? [],
+        trustedProxies,
         openMetrics: settings.access?.open_metrics ?? false,
         tls,
         console,
       }),
     );
     try {
-      return new Faces(httpFace, await listening('grpc', grpc, startGrpc(parts, { ...grpc, tls })), access, state);
+      return new Faces(
+        httpFace,
+        await listening('grpc', grpc, startGrpc(parts, { ...grpc, trustedProxies, tls })),
+        access,
+        state,
+        tls,
+      );
     } catch (cause) {
+      tls?.close();
       await httpFace.close();
       throw cause;
     }
@@ -73,30 +89,9 @@ export class Faces {
   }
 
   async close(): Promise<void> {
+    this.#certificate?.close();
     await Promise.all([this.http.close(), this.grpc.close()]);
   }
-}
-
-/** Reads certificate and key, once for both faces. @throws SettingsError */
-function certificateOf(tls: FaceSettings['tls']): Certificate | undefined {
-  if (tls === undefined || tls.certificate === '') return undefined;
-  const read = (name: 'certificate' | 'key') => {
-    try {
-      return readFileSync(tls[name]);
-    } catch (cause) {
-      throw new SettingsError(`tls.${name}: the file ${tls[name]} can't be read (${sentence(cause)}).`, { cause });
-    }
-  };
-  const pair = { cert: read('certificate'), key: read('key') };
-  try {
-    createSecureContext(pair);
-  } catch (cause) {
-    throw new SettingsError(
-      `tls: ${tls.certificate} and ${tls.key} are no certificate with its key (${sentence(cause)}).`,
-      { cause },
-    );
-  }
-  return pair;
 }
 
 /** A face, or a sentence about why its address can't be had. */

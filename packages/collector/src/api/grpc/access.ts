@@ -1,4 +1,6 @@
 // The one place where methods are held to what they ask of their caller.
+import type { IncomingMessage } from 'node:http';
+import proxies from '@fastify/proxy-addr';
 import {
   type Metadata,
   Server,
@@ -11,16 +13,16 @@ import {
 import type { Credentials } from '#access/access.ts';
 import type { Need } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
-import { identities, needs } from '#api/grpc/rights.ts';
-import { addressOf, statusOf } from '#api/grpc/status.ts';
+import { addresses, identities, needs } from '#api/grpc/rights.ts';
+import { statusOf } from '#api/grpc/status.ts';
 
 /** A server that refuses whoever may not. */
 export class ProtectedServer extends Server {
   /** What its methods ask, by their paths. */
   readonly needs = new Map<string, Need>();
 
-  constructor(parts: FaceParts, options: ServerOptions) {
-    super({ ...options, interceptors: [interceptor(parts)] });
+  constructor(parts: FaceParts, trustedProxies: readonly string[], options: ServerOptions) {
+    super({ ...options, interceptors: [interceptor(parts, trustedProxies)] });
   }
 
   override addService(service: ServiceDefinition, implementation: UntypedServiceImplementation): void {
@@ -33,17 +35,18 @@ export class ProtectedServer extends Server {
   }
 }
 
-function interceptor(parts: FaceParts): ServerInterceptor {
+function interceptor(parts: FaceParts, trustedProxies: readonly string[]): ServerInterceptor {
+  const isTrusted: Trust = trustedProxies.length > 0 ? proxies.compile([...trustedProxies]) : () => false;
   return ({ path }, call) => {
     const need = Object.hasOwn(needs, path) ? needs[path] : undefined;
-    if (need === 'public') return new ServerInterceptingCall(call);
     return new ServerInterceptingCall(call, {
       start(next) {
         next({
           onReceiveMetadata(metadata, proceed) {
             try {
+              addresses.set(metadata, addressOf(call, metadata, isTrusted));
               if (need === undefined) throw new Error(`The method ${path} does not say whom it is for.`);
-              identities.set(metadata, parts.access.identify(credentialsOf(metadata, call), need));
+              if (need !== 'public') identities.set(metadata, parts.access.identify(credentialsOf(metadata), need));
             } catch (error) {
               call.sendStatus(statusOf(error, path.replace('/fleetreel.v1.', ''), parts));
               return;
@@ -56,11 +59,23 @@ function interceptor(parts: FaceParts): ServerInterceptor {
   };
 }
 
+type Trust = ReturnType<typeof proxies.compile>;
+
+/** From where a call comes, without the port: what a proxy says of it where that is trusted, as of a request over HTTP. */
+function addressOf(call: { getPeer(): string }, metadata: Metadata, isTrusted: Trust): string {
+  const remoteAddress = call
+    .getPeer()
+    .replace(/:\d+$/, '')
+    .replace(/^\[|\]$/g, '');
+  const headers = { 'x-forwarded-for': metadata.get('x-forwarded-for').join(',') };
+  return proxies({ socket: { remoteAddress }, headers } as unknown as IncomingMessage, isTrusted);
+}
+
 /** What a call brings to say who asks. */
-const credentialsOf = (metadata: Metadata, call: { getPeer(): string }): Credentials => ({
+const credentialsOf = (metadata: Metadata): Credentials => ({
   authorization: text(metadata, 'authorization'),
   apiKey: text(metadata, 'x-api-key'),
-  address: addressOf(call),
+  address: addresses.get(metadata) ?? '',
 });
 
 const text = (metadata: Metadata, name: string): string | undefined => metadata.get(name)[0]?.toString();

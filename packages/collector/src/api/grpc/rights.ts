@@ -52,6 +52,12 @@ export const needs: Readonly<Record<string, Need>> = {
 /** Who called: by the metadata, which is the one thing that every kind of call has. */
 export const identities = new WeakMap<Metadata, Identity>();
 
+/** From where, in the same way. */
+export const addresses = new WeakMap<Metadata, string>();
+
+/** From where a call comes, without the port. */
+export const addressOf = ({ metadata }: { metadata: Metadata }): string => addresses.get(metadata) ?? '';
+
 /** Who calls, and so the tenant. Not of a public method. */
 export function identityOf({ metadata }: { metadata: Metadata }): Identity {
   const identity = identities.get(metadata);

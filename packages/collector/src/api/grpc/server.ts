@@ -11,10 +11,11 @@ import {
   Query,
   Replay,
 } from '@fleetreel/proto/services';
-import { logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
+import { experimental, logVerbosity, ServerCredentials, setLogVerbosity } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation } from 'grpc-health-check';
-import type { Certificate, Face, FaceParts } from '#api/faces.ts';
+import type { ServerCertificate } from '#api/certificate.ts';
+import type { Face, FaceParts } from '#api/faces.ts';
 import { ProtectedServer } from '#api/grpc/access.ts';
 import { agentHandlers } from '#api/grpc/agents.ts';
 import { auditHandlers, customHandlers } from '#api/grpc/custom.ts';
@@ -26,7 +27,13 @@ import { replayHandlers } from '#api/grpc/replay.ts';
 import { accessHandlers } from '#api/grpc/users.ts';
 import { customBodyBytesMax } from '#limits.ts';
 
-export type GrpcSettings = { host: string; port: number; tls: Certificate | undefined };
+export type GrpcSettings = {
+  host: string;
+  port: number;
+  /** Addresses and networks whose word on who calls is believed. */
+  trustedProxies: readonly string[];
+  tls: ServerCertificate | undefined;
+};
 
 /** Bytes of a request at most: measures and events; the server has one bound for all methods. */
 const requestBytesMax = customBodyBytesMax;
@@ -39,8 +46,11 @@ const healthMilliseconds = 1000;
 setLogVerbosity(logVerbosity.NONE);
 
 /** Starts the gRPC face; resolves when it listens. */
-export async function startGrpc(parts: FaceParts, { host, port: wanted, tls }: GrpcSettings): Promise<Face> {
-  const server = new ProtectedServer(parts, {
+export async function startGrpc(
+  parts: FaceParts,
+  { host, port: wanted, trustedProxies, tls }: GrpcSettings,
+): Promise<Face> {
+  const server = new ProtectedServer(parts, trustedProxies, {
     'grpc.max_receive_message_length': requestBytesMax,
     // An answer may be as large as `valuesMax` values are.
     'grpc.max_send_message_length': -1,
@@ -82,7 +92,8 @@ export async function startGrpc(parts: FaceParts, { host, port: wanted, tls }: G
     server.bindAsync(
       `${host.includes(':') ? `[${host}]` : host}:${wanted}`,
       tls
-        ? ServerCredentials.createSsl(null, [{ private_key: tls.key, cert_chain: tls.cert }])
+        ? // The first is that of the server's own certificate, whatever its name in the declaration.
+          experimental.createCertificateProviderServerCredentials(tls, null, false)
         : ServerCredentials.createInsecure(),
       (error, bound) => (error ? reject(error) : resolve(bound)),
     ),

@@ -3,7 +3,7 @@ import { ApiError } from '@fleetreel/proto/errors';
 import { type handleUnaryCall, Metadata, type ServerUnaryCall, type ServiceError } from '@grpc/grpc-js';
 import type { Identity } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
-import { identityOf } from '#api/grpc/rights.ts';
+import { addressOf, identityOf } from '#api/grpc/rights.ts';
 import { systemClock } from '#clock.ts';
 
 export function statusOf(error: unknown, method: string, { telemetry }: Pick<FaceParts, 'telemetry'>): ServiceError {
@@ -35,13 +35,6 @@ export const unaryPublic = <Q, A>(
   method: string,
   answer: (question: Q, address: string) => Promise<A>,
 ): handleUnaryCall<Q, A> => called(parts, method, (call) => answer(call.request, addressOf(call)));
-
-/** From where a call comes, without the port. */
-export const addressOf = (call: { getPeer(): string }): string =>
-  call
-    .getPeer()
-    .replace(/:\d+$/, '')
-    .replace(/^\[|\]$/g, '');
 
 function called<Q, A>(
   parts: FaceParts,

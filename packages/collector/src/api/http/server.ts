@@ -1,10 +1,12 @@
 // The HTTP face: thin routes over query and live, one form for errors, the OpenAPI document, the console.
+import type { Server as SecureServer } from 'node:tls';
 import websocket from '@fastify/websocket';
 import type { ApiError } from '@fleetreel/proto/errors';
 import fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import type { TObject, TSchema } from 'typebox';
 import type { Need } from '#access/identity.ts';
-import type { Certificate, Face, FaceParts } from '#api/faces.ts';
+import type { ServerCertificate } from '#api/certificate.ts';
+import type { Face, FaceParts } from '#api/faces.ts';
 import { protect } from '#api/http/access.ts';
 import { agentRoutes } from '#api/http/agents.ts';
 import type { App } from '#api/http/app.ts';
@@ -40,7 +42,7 @@ export type HttpSettings = {
   trustedProxies: readonly string[];
   /** Whether /metrics is for whoever reaches the port. */
   openMetrics: boolean;
-  tls: Certificate | undefined;
+  tls: ServerCertificate | undefined;
   console: string | undefined;
 };
 
@@ -68,7 +70,7 @@ async function createApp(
 ): Promise<{ app: App; needs: ReadonlyMap<string, Need> }> {
   const app: App = fastify({
     // The types of both kinds of server differ in nothing that is used.
-    ...((tls ? { https: tls } : {}) as object),
+    ...((tls ? { https: { cert: tls.pair.certificate, key: tls.pair.privateKey } } : {}) as object),
     loggerInstance: parts.telemetry.log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
     trustProxy: trustedProxies.length > 0 && [...trustedProxies],
@@ -78,6 +80,9 @@ async function createApp(
     clientErrorHandler: refuseRaw,
     frameworkErrors: (error, request, reply) => void sendProblem(badRequest(error.message), request, reply),
   });
+  tls?.addIdentityCertificateListener(({ certificate, privateKey }) =>
+    (app.server as unknown as SecureServer).setSecureContext({ cert: certificate, key: privateKey }),
+  );
   // The console's types are checked by the compiler; a serializer for each schema would only cost time.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   app.setValidatorCompiler(({ schema, httpPart }) => {
