@@ -260,11 +260,11 @@ export class Telemetry {
   }
 
   /** @param until when the certificate that is in use from now on is valid */
-  certificate(until: Date): void {
+  certificate(until: Date, isOver: boolean): void {
     this.#certificateEnds.set(until.getTime() / 1000);
     const line = { until: until.toISOString() };
-    if (until.getTime() > Date.now()) this.log.info(line, 'the certificate of HTTP and gRPC was read');
-    else this.log.error(line, 'the certificate of HTTP and gRPC is not valid any more: callers will refuse it');
+    if (isOver) this.log.error(line, 'the certificate of HTTP and gRPC is not valid any more: callers will refuse it');
+    else this.log.info(line, 'the certificate of HTTP and gRPC was read');
   }
 
   certificateRefused(reason: string): void {

@@ -5,6 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
 import { SettingsError } from '@fleetreel/proto/settings';
 import type { experimental } from '@grpc/grpc-js';
+import { systemClock } from '#clock.ts';
 import { certificateMilliseconds } from '#limits.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -29,7 +30,7 @@ export class ServerCertificate implements experimental.CertificateProvider {
     this.#files = files;
     this.#telemetry = telemetry;
     this.#pair = { certificate: read(files, 'certificate'), privateKey: read(files, 'key') };
-    telemetry.certificate(validUntil(files, this.#pair));
+    this.#tell(validUntil(files, this.#pair));
     this.#timer = setInterval(() => void this.#look(), certificateMilliseconds).unref();
   }
 
@@ -55,6 +56,10 @@ export class ServerCertificate implements experimental.CertificateProvider {
     clearInterval(this.#timer);
   }
 
+  #tell(until: Date): void {
+    this.#telemetry.certificate(until, until.getTime() <= systemClock.now_us() / 1000);
+  }
+
   /** Takes what is in the files, if it is another certificate with its key; else the one before stays. */
   async #look(): Promise<void> {
     const { certificate, key } = this.#files;
@@ -65,7 +70,7 @@ export class ServerCertificate implements experimental.CertificateProvider {
       this.#pair = pair;
       this.#refused = { reason: '', times: 0 };
       for (const listener of this.#listeners) listener(pair);
-      this.#telemetry.certificate(until);
+      this.#tell(until);
     } catch (cause) {
       const reason = sentence(cause);
       this.#refused = { reason, times: this.#refused.reason === reason ? this.#refused.times + 1 : 1 };
