@@ -63,7 +63,7 @@ test('a sign-in that was right forgets what failed before', () => {
   for (let round = 0; round < 10; round++) {
     for (let failure = 1; failure < signInFailuresFree.pair; failure++)
       expect(wait(throttle, 'ada', '192.0.2.1', true)).toBe(0);
-    throttle.succeed('ada', '192.0.2.1');
+    throttle.succeed('ada', '192.0.2.1', true);
   }
 });
 
@@ -81,8 +81,19 @@ test('many who right sign in from one address do not make it wait', () => {
   const throttle = new Throttle(still().clock);
   for (let user = 0; user < 200; user++) {
     expect(wait(throttle, `user-${user}`, '192.0.2.1')).toBe(0);
-    throttle.succeed(`user-${user}`, '192.0.2.1');
+    throttle.succeed(`user-${user}`, '192.0.2.1', false);
   }
+});
+
+test('who has an account does not undo what fails from his address by signing in', () => {
+  const throttle = new Throttle(still().clock);
+  let tried = 0;
+  for (let user = 0; user < 2000; user++) {
+    if (wait(throttle, `user-${user}`, '192.0.2.1') === 0) tried++;
+    expect(wait(throttle, 'eve', '192.0.2.1', true)).toBe(0);
+    throttle.succeed('eve', '192.0.2.1', true);
+  }
+  expect(tried).toBe(signInFailuresFree.address);
 });
 
 test('a machine that chooses its IPv6 address counts as one', () => {

@@ -38,11 +38,11 @@ export class Throttle {
     return isKnown ? 0 : note(this.#addresses, from, signInFailuresFree.address, now_ms);
   }
 
-  /** The try was right: what failed before it is forgotten. Of the address only this try is. */
-  succeed(user: string, address: string): void {
+  /** The try was right: what failed before it is forgotten. Of the address only this try is, where it was counted. */
+  succeed(user: string, address: string, isKnown: boolean): void {
     const from = networkOf(address);
     this.#pairs.delete(`${user}\0${from}`);
-    takeBack(this.#addresses, from);
+    if (!isKnown) takeBack(this.#addresses, from);
   }
 
   /** The password was not even looked at, since too many wait: it was no try. */

@@ -241,7 +241,7 @@ export class Users {
       throw error;
     });
     if (!right) throw new ApiError('sign_in_failed');
-    this.#throttle.succeed(name, address);
+    this.#throttle.succeed(name, address, isKnown);
   }
 
   async #begin({ name, tenant, role, generation }: Content['user'], from: From): Promise<Begun> {
