@@ -534,7 +534,7 @@ export const NewKey = Type.Object({
   name: Type.String({ minLength: 1, maxLength: 64, description: 'What it is for', examples: ['deploy'] }),
   scopes: Type.Array(Type.Enum([...scopes]), { minItems: 1, maxItems: 5, description: 'What it may do' }),
   ttl: Type.Optional(
-    Type.String({ description: 'How long it is valid, such as 30d; for ever when it is absent', examples: ['30d'] }),
+    Type.String({ description: 'How long it is valid, up to 3650d; for ever when it is absent', examples: ['30d'] }),
   ),
 });
 export type NewKey = Static<typeof NewKey>;
@@ -573,7 +573,7 @@ export const EnrolmentRequest = Type.Object({
   host: Type.String({ description: 'Name of the host', examples: ['web-1'] }),
   ttl: Type.Optional(
     Type.String({
-      description: 'How long its credentials are valid; absent: until they are revoked',
+      description: 'How long its credentials are valid, 1m to 3650d; absent: until they are revoked',
       examples: ['24h'],
     }),
   ),

@@ -2,7 +2,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { token } from '@fleetreel/proto';
-import { durationMilliseconds } from '@fleetreel/proto/duration';
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { ClaimedEnrolment, Enrolled, IssuedCredentials } from '@fleetreel/proto/http';
 import type { NatsSettings } from '@fleetreel/proto/nats_access';
@@ -12,6 +11,7 @@ import { SettingsError } from '@fleetreel/proto/settings';
 import { StorageType } from '@nats-io/jetstream';
 import type { KV } from '@nats-io/kv';
 import { Accounts } from '#access/accounts.ts';
+import { lifetimeOf } from '#access/lifetime.ts';
 import { networkOf } from '#access/throttle.ts';
 import type { Clock } from '#clock.ts';
 import { codeFailures, codeMilliseconds, codesMax, credentialsListedMilliseconds } from '#limits.ts';
@@ -268,20 +268,10 @@ function hostToken(host: string): string {
   }
 }
 
-/** The shortest and the longest time for which credentials are valid, milliseconds, if they expire at all. */
-const ttlMilliseconds = { min: 60_000, max: 10 * 365 * 86_400_000 } as const;
-
 /** @throws ApiError bad_value */
 function checked({ tenant, host, ttl }: Wish): { tenant: string; host: string; ttl_ms: number | null } {
   hostToken(host);
-  const ttl_ms = ttl === undefined || ttl === '' ? null : (durationMilliseconds(ttl) ?? 0);
-  if (ttl_ms !== null && (ttl_ms < ttlMilliseconds.min || ttl_ms > ttlMilliseconds.max))
-    throw new ApiError('bad_value', {
-      parameter: 'ttl',
-      value: clip(ttl ?? ''),
-      expected: 'a duration of 1m to 3650d such as 24h, or leave it out',
-    });
-  return { tenant, host, ttl_ms };
+  return { tenant, host, ttl_ms: lifetimeOf(ttl, '1m') };
 }
 
 /** Codes that were refused of late, by the address that showed them. */

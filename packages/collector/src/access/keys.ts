@@ -1,10 +1,9 @@
 // API keys: what programs bring.
-
-import { durationMilliseconds } from '@fleetreel/proto/duration';
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { Key, Scope } from '@fleetreel/proto/http';
 import type { Content, Entries } from '#access/entries.ts';
 import type { Identity } from '#access/identity.ts';
+import { lifetimeOf } from '#access/lifetime.ts';
 import { isSame, makeSecret, parseSecret } from '#access/secret.ts';
 import type { Clock } from '#clock.ts';
 import { keysMax } from '#limits.ts';
@@ -34,15 +33,9 @@ export class Keys {
    */
   async create(
     { tenant, name: createdBy }: Identity,
-    { name, scopes, ttl = '' }: { name: string; scopes: readonly Scope[]; ttl?: string | undefined },
+    { name, scopes, ttl }: { name: string; scopes: readonly Scope[]; ttl?: string | undefined },
   ): Promise<{ key: Key; secret: string }> {
-    const length = ttl === '' ? null : durationMilliseconds(ttl);
-    if (length === undefined || length === 0)
-      throw new ApiError('bad_value', {
-        parameter: 'ttl',
-        value: clip(ttl),
-        expected: 'a duration such as 12h or 30d',
-      });
+    const length = lifetimeOf(ttl, '1s');
     if (this.#entries.count('key') >= keysMax) throw new ApiError('too_many_kept', { what: 'API keys', most: keysMax });
     const { id, text, digest } = makeSecret('key');
     const created = Math.floor(this.#clock.now_us() / 1000);
