@@ -109,8 +109,12 @@ assert(
   'messages that wait are reported before they are delivered again',
 );
 
-/** Replays and cursors that are open at once, over all faces: each holds the buffers below. */
+/** Live connections of a tenant that are open at once, over both faces: a console has one. */
+export const liveConnectionsMax = 1000;
+/** Replays and cursors of a tenant that are open at once, over both faces: each holds the buffers below. */
 export const replaySessionsMax = 32;
+/** Replays of a tenant that were made over HTTP and wait a minute for their reader. */
+export const replaysWaitingMax = 32;
 /** How long after its own time a frame may be stored and be played in its order all the same, milliseconds: a reader looks this far ahead. */
 export const orderMilliseconds = 10_000;
 /** How far a host's clock may be ahead for the same, milliseconds: a seek reads what was stored so long before it. */
@@ -144,11 +148,13 @@ export const signInFailuresFree = { pair: 5, address: 20 } as const;
 export const signInBackoffMilliseconds = { min: 1000, max: 60_000 } as const;
 /** Users with networks, and networks, of which failures, or that they were right, are remembered: 2 MB. */
 export const signInPairsMax = 10_000;
-/** Users of an installation: all are in the memory of each collector. */
+/** Users of a tenant: all are in the memory of each collector. */
 export const usersMax = 10_000;
-/** API keys, for the same reason. */
+/** API keys of a tenant, for the same reason. */
 export const keysMax = 10_000;
-/** One-time links that nobody has used yet. */
+/** How long a key is listed after it has expired, milliseconds: who wonders why a program is refused finds it. */
+export const expiredKeyMilliseconds = 7 * 86_400_000;
+/** One-time links of a tenant that nobody has used yet. */
 export const linksMax = 1000;
 /** Sessions of one user: beyond, the oldest ends. */
 export const sessionsOfUserMax = 100;

@@ -203,6 +203,13 @@ export const errors = {
     detail: 'This connection has {most} subscriptions, which is the most.',
     action: 'Unsubscribe from some, or open another connection.',
   },
+  too_many_live_connections: {
+    http: 429,
+    grpc: 'RESOURCE_EXHAUSTED',
+    title: 'Too many live connections',
+    detail: 'This tenant has {most} live connections to this collector, which is the most.',
+    action: 'Close some: one connection takes many subscriptions.',
+  },
   bad_speed: {
     ...invalid,
     title: 'Bad speed',
@@ -247,7 +254,7 @@ export const errors = {
     http: 429,
     grpc: 'RESOURCE_EXHAUSTED',
     title: 'Too many replays',
-    detail: '{most} replays and cursors are open, which is the most.',
+    detail: 'This tenant has {most} {what}, which is the most.',
     action: 'End one, or try again later.',
   },
   replay_idle: {
@@ -366,8 +373,8 @@ export const errors = {
     http: 409,
     grpc: 'RESOURCE_EXHAUSTED',
     title: 'Too many',
-    detail: 'There are {most} {what}, which is the most.',
-    action: 'Remove some that nobody needs.',
+    detail: 'This tenant has {most} {what}, which is the most.',
+    action: 'Remove some that nobody needs; a link goes with its user.',
   },
   enrolment_unavailable: {
     http: 409,
@@ -387,7 +394,7 @@ export const errors = {
     http: 429,
     grpc: 'RESOURCE_EXHAUSTED',
     title: 'Too many codes',
-    detail: '{most} codes wait to be used, which is the most.',
+    detail: 'This tenant has {most} codes that wait to be used, which is the most.',
     action: 'Try again when some were used or have expired.',
   },
   too_many_claims: {

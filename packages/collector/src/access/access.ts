@@ -7,7 +7,7 @@ import { Keys } from '#access/keys.ts';
 import { isSame, parseSecret } from '#access/secret.ts';
 import { Users } from '#access/users.ts';
 import { type Clock, systemClock } from '#clock.ts';
-import { accessTidyMilliseconds, usedMilliseconds } from '#limits.ts';
+import { accessTidyMilliseconds, expiredKeyMilliseconds, usedMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -196,6 +196,8 @@ export class Access {
     const now = this.#now();
     for (const [id, { expires }] of this.#entries.list('link'))
       if (expires <= now) await this.#entries.remove('link', id);
+    for (const [id, { expires }] of this.#entries.list('key'))
+      if (expires !== null && expires + expiredKeyMilliseconds <= now) await this.#entries.remove('key', id);
     for (const [id] of this.#entries.list('session'))
       if (this.#current({ kind: 'session', id }) === undefined) await this.#entries.remove('session', id);
     for (const [id] of this.#entries.list('used'))

@@ -129,9 +129,11 @@ export class Entries {
     for (const [id, { value }] of this.#entries[kind]) yield [id, value];
   }
 
-  /** How many there are of a kind. */
-  count(kind: Kind): number {
-    return this.#entries[kind].size;
+  /** How many of a kind a tenant has. */
+  countOf(tenant: string, kind: 'user' | 'link' | 'key'): number {
+    let count = 0;
+    for (const [, value] of this.list(kind)) if (value.tenant === tenant) count++;
+    return count;
   }
 
   /** Calls the listener after each change; returns the way to end that. */

@@ -36,7 +36,8 @@ export class Keys {
     { name, scopes, ttl }: { name: string; scopes: readonly Scope[]; ttl?: string | undefined },
   ): Promise<{ key: Key; secret: string }> {
     const length = lifetimeOf(ttl, '1s');
-    if (this.#entries.count('key') >= keysMax) throw new ApiError('too_many_kept', { what: 'API keys', most: keysMax });
+    if (this.#entries.countOf(tenant, 'key') >= keysMax)
+      throw new ApiError('too_many_kept', { what: 'API keys', most: keysMax });
     const { id, text, digest } = makeSecret('key');
     const created = Math.floor(this.#clock.now_us() / 1000);
     const expires = length === null ? null : created + length;

@@ -151,8 +151,9 @@ export class Users {
       .sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** Makes a user, and the link by which a password is set. @throws ApiError user_exists, bad_value */
+  /** Makes a user, and the link by which a password is set. @throws ApiError user_exists, bad_value, too_many_kept */
   async create(tenant: string, given: { user: string; role: Role }): Promise<{ user: User; link: Link }> {
+    this.#checkLinks(tenant);
     const user = await this.#create({ name: nameOf(given.user), tenant, role: given.role, password: null });
     return { user: this.#shown(user, []), link: await this.#makeLink({ ...user, purpose: 'invite' }) };
   }
@@ -179,9 +180,11 @@ export class Users {
     return shown;
   }
 
-  /** Makes a link by which a user of the tenant sets a new password. @throws ApiError user_not_found */
+  /** Makes a link by which a user of the tenant sets a new password. @throws ApiError user_not_found, too_many_kept */
   async createLink(tenant: string, name: string): Promise<Link> {
     const user = this.#of(tenant, name);
+    await this.#removeLinks(user.name);
+    this.#checkLinks(tenant);
     return await this.#makeLink({ ...user, purpose: user.password === null ? 'invite' : 'reset' });
   }
 
@@ -274,7 +277,8 @@ export class Users {
   }
 
   async #create(given: Pick<Content['user'], 'name' | 'tenant' | 'role' | 'password'>): Promise<Content['user']> {
-    if (this.#entries.count('user') >= usersMax) throw new ApiError('too_many_kept', { what: 'users', most: usersMax });
+    if (this.#entries.countOf(given.tenant, 'user') >= usersMax)
+      throw new ApiError('too_many_kept', { what: 'users', most: usersMax });
     const created = Math.floor(this.#now());
     // No session of one who had the name before may be taken for one of this user, where it is known still.
     const user = { ...given, generation: created, created };
@@ -337,11 +341,15 @@ export class Users {
 
   async #makeLink(of: { name: string; tenant: string; role: Role; purpose: 'invite' | 'reset' }): Promise<Link> {
     const { name: user, tenant, role, purpose } = of;
-    await this.#removeLinks(user);
-    if (this.#entries.count('link') >= linksMax) throw new ApiError('too_many_kept', { what: 'links', most: linksMax });
     const { id, link, content } = this.#newLink({ purpose, tenant, role, user });
     await this.#entries.create('link', id, content);
     return link;
+  }
+
+  /** @throws ApiError too_many_kept where a tenant has no room for another link */
+  #checkLinks(tenant: string): void {
+    if (this.#entries.countOf(tenant, 'link') >= linksMax)
+      throw new ApiError('too_many_kept', { what: 'links that nobody has used', most: linksMax });
   }
 
   #newLink(of: Pick<Content['link'], 'purpose' | 'tenant' | 'role' | 'user'>, wanted?: string) {

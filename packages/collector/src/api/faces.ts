@@ -4,6 +4,7 @@ import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Access } from '#access/access.ts';
 import type { Enrolment } from '#access/enrolment.ts';
 import type { Need } from '#access/identity.ts';
+import type { LiveConnections } from '#live/connections.ts';
 import type { Hub } from '#live/hub.ts';
 import type { Allowances } from '#log/allowance.ts';
 import type { Audit } from '#log/audit.ts';
@@ -34,6 +35,8 @@ export type FaceParts = {
   rooms: () => Rooms;
   telemetry: Telemetry;
   metrics: FaceMetrics;
+  /** What of live data is open, over both faces. */
+  live: LiveConnections;
   /** Who asks, and so of which tenant a request is. */
   access: Access;
 };
@@ -54,6 +57,7 @@ export class FaceMetrics {
   readonly #requestSeconds: Histogram;
   readonly #skipped: Counter;
   readonly #readers: Gauge;
+  readonly #refused: Counter;
 
   constructor({ registry }: Telemetry, watches: () => number) {
     const registers = [registry];
@@ -75,6 +79,11 @@ export class FaceMetrics {
       labelNames: ['face'],
       registers,
     });
+    this.#refused = new Counter({
+      name: `${prefix}_live_refused_total`,
+      help: 'Live connections refused because their tenant had as many as it may.',
+      registers,
+    });
     new Gauge({
       name: `${prefix}_live_watches`,
       help: 'Tables that live readers watch.',
@@ -93,6 +102,10 @@ export class FaceMetrics {
   reader(face: 'http' | 'grpc'): () => void {
     this.#readers.inc({ face });
     return () => this.#readers.dec({ face });
+  }
+
+  readerRefused(): void {
+    this.#refused.inc();
   }
 
   skipped(count: number): void {

@@ -6,6 +6,7 @@ import { type CertificateFiles, ServerCertificate } from '#api/certificate.ts';
 import { type Face, FaceMetrics, type FaceParts, type Rooms } from '#api/faces.ts';
 import { startGrpc } from '#api/grpc/server.ts';
 import { startHttp } from '#api/http/server.ts';
+import { LiveConnections } from '#live/connections.ts';
 import type { Telemetry } from '#telemetry.ts';
 
 /** The settings of the faces, as `config.ts` has them. */
@@ -46,6 +47,7 @@ export class Faces {
     const tls = files.certificate === '' ? undefined : new ServerCertificate(files, telemetry);
     const trustedProxies = http.trusted_proxies ?? [];
     const state: { rooms: Rooms | undefined } = { rooms: undefined };
+    const metrics = new FaceMetrics(telemetry, () => state.rooms?.hub.size ?? 0);
     const parts: FaceParts = {
       rooms() {
         if (state.rooms) return state.rooms;
@@ -53,7 +55,8 @@ export class Faces {
         throw new ApiError('log_unavailable', { reason: missing?.reason ?? 'the collector is starting' });
       },
       telemetry,
-      metrics: new FaceMetrics(telemetry, () => state.rooms?.hub.size ?? 0),
+      metrics,
+      live: new LiveConnections(() => metrics.readerRefused()),
       access,
     };
     const httpFace = await listening(

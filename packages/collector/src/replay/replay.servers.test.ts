@@ -294,14 +294,18 @@ describe('frames older than the log', () => {
 });
 
 /** Plays in the background; what came, and the way to control it. */
-async function playing(replays: Replays, options: { speed: number | 'max'; isPaused?: boolean; shift?: boolean }) {
+async function playing(
+  replays: Replays,
+  options: { speed: number | 'max'; isPaused?: boolean; shift?: boolean },
+  more: Partial<SourceQuestion> = {},
+) {
   const frames: (ReelFrame & { at: number })[] = [];
   const marks: Mark[] = [];
   const stop = new AbortController();
   let goesOn = true;
   let hold: Promise<void> | undefined;
   const player = await replays.open(
-    question({ hosts: ['upload'] }),
+    question({ hosts: ['upload'], ...more }),
     {
       frames(part) {
         frames.push(...part.map((one) => ({ ...one, at: performance.now() })));
@@ -397,11 +401,13 @@ describe('a player', () => {
     }
   });
 
-  test('there are so many at most', async () => {
+  test('there are so many of a tenant at most', async () => {
     const plays = [];
     for (let index = 0; index < replaySessionsMax; index++)
       plays.push(await playing(replays, { speed: 1, isPaused: true }));
     await expect(playing(replays, { speed: 1 })).rejects.toMatchObject({ code: 'too_many_replays' });
+    // Another tenant's are counted by themselves.
+    plays.push(await playing(replays, { speed: 1, isPaused: true }, { tenant: 'other' }));
     for (const { stop, done } of plays) {
       stop.abort(new Error('enough'));
       await expect(done).rejects.toThrow('enough');

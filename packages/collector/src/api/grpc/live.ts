@@ -36,10 +36,10 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
       const stop = () => call.emit('error', statusOf(new ApiError('stopping'), 'Live/Watch', parts));
       stops.add(stop);
       ends.push(() => stops.delete(stop));
-      const signOut = () => call.emit('error', statusOf(new ApiError('not_signed_in'), 'Live/Watch', parts));
-      ends.push(parts.access.attend(identityOf(call), 'read', signOut));
       try {
         const { tenant } = identityOf(call);
+        parts.live.check(tenant);
+        ends.push(parts.live.open(tenant));
         // All are checked before the first is begun, so that a wrong one is answered alone.
         const watches = call.request.watches.map(({ table: name, fields, hosts }) => {
           const table = findTable(name);
@@ -58,6 +58,9 @@ export function liveHandlers(parts: FaceParts): { handlers: LiveHandlers; end: (
                 outbox.push(`${index}\0${update.frame.host}`, { update, fields }),
               ),
           );
+        // Last: where the right has gone meanwhile, it ends at once, with all of the above.
+        const signOut = () => call.emit('error', statusOf(new ApiError('not_signed_in'), 'Live/Watch', parts));
+        ends.push(parts.access.attend(identityOf(call), 'read', signOut));
       } catch (error) {
         call.emit('error', statusOf(error, 'Live/Watch', parts));
       }

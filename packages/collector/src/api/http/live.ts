@@ -65,19 +65,23 @@ export function liveRoutes(app: App, parts: FaceParts): void {
         'Receive {"type":"rows",...}, the newest known first, {"type":"hosts",...} and {"type":"error",...}. A reader that is too slow gets the newest state, with the number of updates left out.',
       tags: ['live'],
       querystring: Type.Object({}),
-      response: { 101: { description: 'A WebSocket' }, ...problem(400, 403, 426) },
+      response: { 101: { description: 'A WebSocket' }, ...problem(400, 403, 426, 429) },
     },
+    // Before it is a WebSocket, so that it is refused with an answer.
+    preHandler: async ({ identity }) => parts.live.check(identity.tenant),
     handler: () => {
       throw new ApiError('upgrade_required', { value: '/api/v1/live' });
     },
     wsHandler: (socket: Socket, { identity }) => {
       attend(socket, parts, identity, 'read');
       const gone = parts.metrics.reader('http');
+      const closed = parts.live.open(identity.tenant);
       const reader = new Reader(socket, identity.tenant, parts);
       socket.on('message', (data, binary) => reader.take(binary ? '' : data.toString()));
       socket.on('error', (cause) => parts.telemetry.log.debug({ err: cause }, 'a live reader failed'));
       socket.on('close', () => {
         reader.close();
+        closed();
         gone();
       });
     },

@@ -12,7 +12,7 @@ import { attend, parseRequest, rowsJson, type Socket, subscriptionsMax, unsentBy
 import { from, host, many, one, oneOf, type Parameters, to } from '#api/http/parameters.ts';
 import { sourceQuestion, speedOf, timeOf } from '#api/replay.ts';
 import { systemClock } from '#clock.ts';
-import { replaySessionsMax } from '#limits.ts';
+import { replaysWaitingMax } from '#limits.ts';
 import { findFields, findTable } from '#query/names.ts';
 import type { Mark, Player, PlayerOptions, Reader } from '#replay/player.ts';
 import type { SourceQuestion } from '#replay/source.ts';
@@ -73,7 +73,10 @@ export function replayRoutes(app: App, parts: FaceParts): void {
       const question = sourceQuestion(identity.tenant, asked, systemClock.now_us() / 1000);
       const wanted = one(query.speed);
       const pace = speedOf(wanted === undefined ? 1 : wanted.trim() === '' ? Number.NaN : Number(wanted));
-      if (sessions.size >= replaySessionsMax) throw new ApiError('too_many_replays', { most: replaySessionsMax });
+      let waiting = 0;
+      for (const { question: other } of sessions.values()) if (other.tenant === identity.tenant) waiting++;
+      if (waiting >= replaysWaitingMax)
+        throw new ApiError('too_many_replays', { most: replaysWaitingMax, what: 'replays that wait for their reader' });
       await recordReplay(parts, { identity, address }, 'play', asked);
       const id = randomBytes(16).toString('hex');
       const options = { speed: pace, isPaused: oneOf(query, 'paused', ['true', 'false']) === 'true', shift: false };
