@@ -184,6 +184,8 @@ export const pushedRepairMilliseconds = { first: 1000, again: 5000 } as const;
 export const customEntriesMax = 10_000;
 /** Body of a call that writes them, bytes: that many entries of usual size; so much is held for each call. */
 export const customBodyBytesMax = 4 * 1024 * 1024;
+/** Bytes of the texts and metadata of a page of what they wrote: gRPC takes 4 MiB by default, and as JSON they may be six times as many. */
+export const customPageBytesMax = 3 * 1024 * 1024;
 /** Characters of the text of a measure or an event: a message, not a file. */
 export const customTextCharactersMax = 8192;
 /** Keys of the metadata of one entry. */

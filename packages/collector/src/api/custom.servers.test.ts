@@ -20,6 +20,7 @@ import { type Questdb, startQuestdb } from '@fleetreel/test/servers/questdb';
 import { credentials, type ServiceError, status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { systemClock } from '#clock.ts';
+import { customPageBytesMax, customTextCharactersMax } from '#limits.ts';
 import { Audit } from '#log/audit.ts';
 import { connectLog, type Log } from '#log/connect.ts';
 import { CustomLog } from '#log/custom.ts';
@@ -319,6 +320,38 @@ test.concurrent('pages stay as they are while others are written, also where man
   const old = given.filter(({ value }) => Number(value) >= 0);
   expect(old).toEqual(whole);
   expect(new Set(given.map(({ id, time: at }) => `${at} ${id}`)).size).toBe(given.length);
+});
+
+test('pages of long texts end before they are too large, and have all', async () => {
+  const time = Date.now() - 30_000;
+  // What is six times as long in JSON; 200 of one time, in several calls, and 400 of others.
+  const text = '\u0001'.repeat(customTextCharactersMax);
+  const entries = Array.from({ length: 600 }, (_, index) => ({
+    name: 'page.long',
+    text,
+    time: index % 3 === 0 ? time : time + index,
+  }));
+  for (let first = 0; first < 600; first += 75) await write('measure', entries.slice(first, first + 75));
+  await until(async () => {
+    const found = await questdb.query("SELECT count() FROM measure WHERE name = 'page.long'").catch(() => undefined);
+    return Number(found?.rows[0]?.[0]);
+  }).toBe(600);
+  for (const limit of ['5000', '350']) {
+    const given: string[] = [];
+    const times: number[] = [];
+    let before: string | null = '';
+    for (let pages = 0; before !== null; pages++) {
+      const page: Measures = await measures({ name: 'page.long', limit, ...(before && { before }) });
+      expect(page.measures.length * text.length).toBeLessThan(customPageBytesMax);
+      expect(page.measures.every((one) => one.text === text)).toBe(true);
+      given.push(...page.measures.map(({ id, time: at }) => `${at} ${id}`));
+      times.push(...page.measures.map(({ time: at }) => at));
+      before = page.before;
+      expect(pages).toBeLessThan(2);
+    }
+    expect(new Set(given).size).toBe(600);
+    expect(times).toEqual([...times].sort((a, b) => b - a));
+  }
 });
 
 test.concurrent('a call that is sent again with its key is stored once', async () => {

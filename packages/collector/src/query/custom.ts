@@ -2,6 +2,7 @@
 import { decodeMetadata } from '@fleetreel/proto/custom';
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import { type Metadata, metadataKeyPattern, type Severity, severities } from '@fleetreel/proto/http';
+import { customPageBytesMax } from '#limits.ts';
 import { parseRange } from '#query/time.ts';
 import {
   auditTable,
@@ -10,6 +11,7 @@ import {
   type CustomSelection,
   customAt,
   eventTable,
+  type Most,
   measureTable,
   newestCustom,
   type Position,
@@ -201,21 +203,26 @@ async function page<T>(
     to_us: cursor?.time_us ?? Math.round(range.to * 1000),
   };
   const found = await newest(reader, selection, cursor, limit + 1);
-  const last = found.length > limit ? found[limit - 1] : undefined;
+  let count = 0;
+  for (let bytes = 0; count < Math.min(limit, found.length); count++) {
+    bytes += (found[count] as Row).bytes;
+    if (bytes >= customPageBytesMax && count > 0) break;
+  }
+  const last = found.length > count ? found[count - 1] : undefined;
   return {
     rows: found
-      .slice(0, limit)
+      .slice(0, count)
       .map(({ cells, ...position }) => read({ id: idOf(position), time_us: position.time_us }, cells)),
     before: last && cursorText({ ...last, from_us: selection.from_us }),
   };
 }
 
-type Row = Position & { cells: readonly Cell[] };
+type Row = Position & { bytes: number; cells: readonly Cell[] };
 
 /**
  * Rows by time, call and entry, all descending, so that a row has one place in the list, for ever. The store finds the newest by time
  * alone, which it has in order; of those that share the time at which it ended, and the one at which the page before ended, the order
- * is asked for by itself.
+ * is asked for by itself. It ends with the row that makes a page too many bytes.
  */
 async function newest(
   reader: Pick<Reader, 'query'>,
@@ -224,19 +231,31 @@ async function newest(
   limit: number,
 ): Promise<Row[]> {
   const rows = async (statement: Parameters<Reader['query']>[0]) => (await reader.query(statement)).map(rowOf);
-  const found = cursor ? await rows(customAt(selection, cursor.time_us, cursor, limit)) : [];
-  if (found.length === limit || selection.from_us >= selection.to_us) return found;
-  const wanted = limit - found.length;
-  const later = await rows(newestCustom(selection, wanted));
-  const end_us = later.length < wanted ? undefined : later.at(-1)?.time_us;
+  const most = { rows: limit, bytes: customPageBytesMax };
+  const found = cursor ? await rows(customAt(selection, cursor.time_us, cursor, most)) : [];
+  if (isAll(found, most) || selection.from_us >= selection.to_us) return found;
+  const left = without(most, found);
+  const later = await rows(newestCustom(selection, left));
+  const end_us = isAll(later, left) ? later.at(-1)?.time_us : undefined;
   const whole = later.filter(({ time_us }) => time_us !== end_us).sort(newestFirst);
   found.push(...whole);
-  if (end_us !== undefined) found.push(...(await rows(customAt(selection, end_us, undefined, wanted - whole.length))));
+  if (end_us !== undefined) found.push(...(await rows(customAt(selection, end_us, undefined, without(left, whole)))));
   return found;
 }
 
-function rowOf([time_us, call, entry, ...cells]: readonly Cell[]): Row {
-  return { time_us: Number(time_us), call: BigInt(String(call)), entry: Number(entry), cells };
+const bytesOf = (rows: readonly Row[]): number => rows.reduce((sum, { bytes }) => sum + bytes, 0);
+
+/** Whether there are as many as were asked for at most: there may be more. */
+const isAll = (rows: readonly Row[], { rows: count, bytes }: Most): boolean =>
+  rows.length === count || bytesOf(rows) >= bytes;
+
+const without = ({ rows: count, bytes }: Most, rows: readonly Row[]): Most => ({
+  rows: count - rows.length,
+  bytes: bytes - bytesOf(rows),
+});
+
+function rowOf([time_us, call, entry, bytes, ...cells]: readonly Cell[]): Row {
+  return { time_us: Number(time_us), call: BigInt(String(call)), entry: Number(entry), bytes: Number(bytes), cells };
 }
 
 const newestFirst = (a: Row, b: Row): number =>

@@ -183,17 +183,33 @@ const readColumns = {
   ],
 } as const;
 
-const shownColumns = (table: CustomSelection['table']): string =>
-  ['ts', 'cast(call AS varchar)', table === auditTable ? '0' : 'entry', ...readColumns[table]].join(', ');
+/** Of the columns that may be long. The length of NULL is -1. */
+const longColumns = {
+  [measureTable]: ['text', 'metadata'],
+  [eventTable]: ['text', 'metadata'],
+  [auditTable]: ['target', '"before"', '"after"'],
+} as const;
 
-/** The newest rows, by time alone: ts, call, entry, then the columns of the table. */
-export function newestCustom(selection: CustomSelection, limit: number): Statement {
+/** So many rows at most, and none behind those that have so many bytes together. */
+export type Most = { rows: number; bytes: number };
+
+/** Rows of a table in an order: ts, call, entry, bytes, then the columns of the table. The store counts the bytes, so that none too many are read. */
+function rowsOf(table: CustomSelection['table'], which: string, { rows, bytes }: Most): string {
+  const columns = readColumns[table].join(', ');
+  const size = longColumns[table].map((name) => `length_bytes(${name}) + 1`).join(' + ');
+  const entry = table === auditTable ? '0 AS entry' : 'entry';
+  const all = `SELECT ts, cast(call AS varchar) AS call_text, ${entry}, ${size} AS bytes, ${columns} FROM ${table} WHERE ${which} LIMIT ${whole(rows)}`;
+  return (
+    `SELECT ts, call_text, entry, bytes, ${columns} FROM ` +
+    `(SELECT *, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) AS total FROM (${all})) WHERE total - bytes < ${whole(bytes)}`
+  );
+}
+
+/** The newest rows, by time alone. */
+export function newestCustom(selection: CustomSelection, most: Most): Statement {
   const { where, values } = conditions(selection);
   // Not by call and entry too: then all of the range would be sorted, where this ends after so many rows.
-  return {
-    text: `SELECT ${shownColumns(selection.table)} FROM ${selection.table} WHERE ${where} ORDER BY ts DESC LIMIT ${whole(limit)}`,
-    values,
-  };
+  return { text: rowsOf(selection.table, `${where} ORDER BY ts DESC`, most), values };
 }
 
 /** The rows of one time in their order, behind a position where one is given: as `newestCustom`. */
@@ -201,7 +217,7 @@ export function customAt(
   selection: CustomSelection,
   time_us: number,
   behind: Omit<Position, 'time_us'> | undefined,
-  limit: number,
+  most: Most,
 ): Statement {
   const { where, values } = conditions({ ...selection, from_us: time_us, to_us: time_us + 1 });
   const entry = selection.table === auditTable ? '' : ', entry DESC';
@@ -214,10 +230,7 @@ export function customAt(
         ? ` AND call < ${call}`
         : ` AND (call < ${call} OR (call = ${call} AND entry < $${values.push(behind.entry)}))`;
   }
-  return {
-    text: `SELECT ${shownColumns(selection.table)} FROM ${selection.table} WHERE ${where}${rest} ORDER BY call DESC${entry} LIMIT ${whole(limit)}`,
-    values,
-  };
+  return { text: rowsOf(selection.table, `${where}${rest} ORDER BY call DESC${entry}`, most), values };
 }
 
 function conditions({ tenant, from_us, to_us, columns, conditions: asked }: CustomSelection) {

@@ -17,7 +17,7 @@ import { checkKey, put } from '#api/custom.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
 import { from, many, one, type Parameters, texts, to } from '#api/http/parameters.ts';
-import { customBodyBytesMax, customEntriesMax } from '#limits.ts';
+import { customBodyBytesMax, customEntriesMax, customPageBytesMax } from '#limits.ts';
 import type { EntryKind } from '#log/custom.ts';
 import { customLimit, type FoundEvent, type FoundMeasure, type FoundRecord } from '#query/custom.ts';
 
@@ -25,7 +25,7 @@ const linesType = 'application/x-ndjson';
 
 const limit = Type.Optional(
   Type.String({
-    description: `At most so many, from 1 to ${customLimit.max}; ${customLimit.default} when it is absent`,
+    description: `At most so many, from 1 to ${customLimit.max}; ${customLimit.default} when it is absent. A page also ends where its texts and metadata have ${customPageBytesMax / 1024 / 1024} MiB`,
     examples: ['100'],
   }),
 );
