@@ -30,7 +30,7 @@ type Round = Written & {
 /** P11, with rounds of so many seconds. */
 export async function measures(seconds: number): Promise<Figure[]> {
   // A key may write as fast as it can.
-  await using stack = await Stack.start({ settings: { 'custom-rate': '10000000' } });
+  await using stack = await Stack.start({ settings: { 'custom-rate': '10000000', 'custom-bytes': String(1024 ** 3) } });
   const { secret } = (await (
     await fetch(`${stack.address}/api/v1/keys`, {
       method: 'POST',

@@ -133,6 +133,13 @@ const settings = Type.Object({
       description:
         'Measures and events that one key may write a second through this collector; ten times as many at once after a pause',
     }),
+    bytes: Type.Integer({
+      default: 4 * 1024 * 1024,
+      minimum: 1024,
+      maximum: 1024 ** 3,
+      description:
+        'Bytes of them that one key may write a second through this collector, as they are in the log; ten times as many at once after a pause, and 32 MiB in any case. What is written takes its part of log.bytes',
+    }),
     names: Type.Integer({
       default: 10_000,
       minimum: 1,

@@ -192,6 +192,10 @@ export const customTextCharactersMax = 8192;
 export const metadataKeysMax = 32;
 /** Characters of a string among them. */
 export const metadataCharactersMax = 1024;
+/** Bytes of the columns of an entry in the log at most: two numbers and four places of texts. */
+export const customRowBytes = 28;
+/** Bytes of the entries of a call at most, as they are in the log: a character of metadata may become six. */
+export const customCallBytesMax = 8 * customBodyBytesMax;
 /** Bytes of a message of the log that holds them, about: NATS takes 1 MiB, and the greatest entry has 300 kB. */
 export const customMessageBytes = 600 * 1024;
 /** Entries of such a message: each falls into one write to the store, beside others. */

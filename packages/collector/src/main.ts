@@ -168,10 +168,9 @@ async function run(settings: Settings): Promise<number> {
 
 /** Where applications write to. */
 function writtenBy(settings: Settings, log: Log, telemetry: Telemetry) {
-  const refused = (bound: 'rate' | 'names', entries: number) => telemetry.customRefused(bound, entries);
   return {
     log: new CustomLog(log, telemetry, clock),
-    allowances: new Allowances(settings.custom, clock, refused),
+    allowances: new Allowances(settings.custom, clock, (bound) => telemetry.customRefused(bound)),
     rawMilliseconds: rawDays(settings) * day,
   };
 }

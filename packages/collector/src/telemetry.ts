@@ -78,8 +78,8 @@ export class Telemetry {
   readonly #custom = this.#counter('custom_entries_total', 'Measures and events that the log has taken.', ['kind']);
   readonly #customBytes = this.#counter('custom_bytes_total', 'Bytes of measures and events that the log has taken.');
   readonly #customRefused = this.#counter(
-    'custom_entries_refused_total',
-    'Measures and events of calls that were refused because the key wrote too many, by which bound.',
+    'custom_calls_refused_total',
+    'Calls with measures or events that were refused because the key wrote too much, by which bound.',
     ['bound'],
   );
   readonly #audited = this.#counter('audit_records_total', 'Records of the audit trail that the log has taken.');
@@ -184,8 +184,8 @@ export class Telemetry {
     this.#customBytes.inc(bytes);
   }
 
-  customRefused(bound: 'rate' | 'names', entries: number): void {
-    this.#customRefused.inc({ bound }, entries);
+  customRefused(bound: 'rate' | 'bytes' | 'names'): void {
+    this.#customRefused.inc({ bound });
   }
 
   audited(): void {

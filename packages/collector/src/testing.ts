@@ -85,7 +85,7 @@ export async function serveRooms(
     clock = systemClock,
     enrolment,
     retention = { raw: day, '1m': day, '1h': day },
-    allowances = { rate: 20_000, names: 10_000 },
+    allowances = { rate: 20_000, bytes: 4 * 1024 * 1024, names: 10_000 },
   }: RoomsOptions,
 ): Promise<{ newest: Newest; query: Query; audit: Audit }> {
   const newest = await Newest.open(log, clock);
@@ -109,7 +109,7 @@ export async function serveRooms(
   const agents = new Agents(registry, closing.use(await AgentSettings.open({ log, registry, telemetry, clock })));
   const custom = {
     log: new CustomLog(log, telemetry, clock),
-    allowances: new Allowances(allowances, clock, (bound, entries) => telemetry.customRefused(bound, entries)),
+    allowances: new Allowances(allowances, clock, (bound) => telemetry.customRefused(bound)),
     rawMilliseconds: retention.raw,
   };
   const audit = new Audit(log, 'test', telemetry, clock);

@@ -178,8 +178,8 @@ export const errors = {
     http: 429,
     grpc: 'RESOURCE_EXHAUSTED',
     title: 'Too many measures and events',
-    detail: 'This key writes more than {most} measures and events a second.',
-    action: 'Nothing of this call was stored: send it again in {retryAfter} s, or raise custom.rate of the collector.',
+    detail: 'This key writes more than {most} {what} a second.',
+    action: 'Nothing of this call was stored: send it again in {retryAfter} s, or raise {setting} of the collector.',
   },
   too_many_custom_names: {
     http: 429,

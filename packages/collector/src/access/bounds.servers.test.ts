@@ -8,6 +8,8 @@ import { Access } from '#access/access.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import {
   accessTidyMilliseconds,
+  customCallBytesMax,
+  customTextCharactersMax,
   expiredKeyMilliseconds,
   keysMax,
   linksMax,
@@ -18,7 +20,7 @@ import type { Log } from '#log/connect.ts';
 import { serveRooms, startFaces, startLog } from '#testing.ts';
 
 const closing = new AsyncDisposableStack();
-const bounds = { age_ms: 3_600_000, bytes: 64 * 1024 * 1024 };
+const bounds = { age_ms: 3_600_000, bytes: 128 * 1024 * 1024 };
 let nats: NatsServer;
 let log: Log;
 let faces: Awaited<ReturnType<typeof startFaces>>['faces'];
@@ -33,7 +35,8 @@ beforeAll(async () => {
   ({ faces, telemetry } = await startFaces(closing, 'none'));
   const { registry, ...started } = await startLog(closing, nats.url, bounds, telemetry);
   ({ log } = started);
-  await serveRooms(closing, { telemetry, faces, log, registry });
+  const allowances = { rate: 20_000, bytes: 1024, names: 100 };
+  await serveRooms(closing, { telemetry, faces, log, registry, allowances });
   for (const tenant of ['full', 'other']) keys[tenant] = (await makeKey(tenant)).secret;
 });
 
@@ -54,7 +57,12 @@ async function ask(tenant: string, method: string, path: string, body?: unknown)
     },
     ...(body !== undefined && { body: JSON.stringify(body) }),
   });
-  return { status: answer.status, body: (await answer.json()) as { code?: string; users?: { name: string }[] } };
+  const retryAfter = answer.headers.get('retry-after');
+  return {
+    status: answer.status,
+    retryAfter,
+    body: (await answer.json()) as { code?: string; users?: { name: string }[] },
+  };
 }
 
 /** Puts entries of the tenant that is full into the bucket, as if they had been made one by one. */
@@ -96,6 +104,18 @@ test('replays of a tenant that nobody opens keep no other tenant from making one
   for (let count = 0; count < replaysWaitingMax; count++) expect((await play('full')).status).toBe(201);
   expect(await play('full')).toMatchObject({ status: 429, body: { code: 'too_many_replays' } });
   expect((await play('other')).status).toBe(201);
+});
+
+test('a key that writes too many bytes is told when it may go on, and others write', async () => {
+  const texts = Array.from({ length: 500 }, () => ({ name: 'long', text: 'x'.repeat(customTextCharactersMax) }));
+  let taken = 0;
+  let answer = await ask('full', 'POST', 'measure', texts);
+  for (; answer.status === 200; taken++) answer = await ask('full', 'POST', 'measure', texts);
+  expect(answer).toMatchObject({ status: 429, body: { code: 'write_rate_exceeded' } });
+  expect(taken).toBe(Math.floor(customCallBytesMax / (500 * customTextCharactersMax)));
+  expect(Number(answer.retryAfter)).toBeGreaterThan(1000);
+  expect(await telemetry.registry.metrics()).toContain('custom_calls_refused_total{bound="bytes"} 1');
+  expect((await ask('other', 'POST', 'measure', texts)).status).toBe(200);
 });
 
 test('a tenant with all live connections that it may have gets no other, and others do', async () => {

@@ -494,7 +494,7 @@ test('a key that invents names is stopped, and told when to try again', async ()
   expect(Number(retryAfter)).toBeGreaterThan(0);
   expect(Number(retryAfter)).toBeLessThanOrEqual(3600);
   const metrics = await (await fetch(`http://127.0.0.1:${ports.http}/metrics`)).text();
-  expect(metrics).toContain('fleetreel_collector_custom_entries_refused_total{bound="names"} 260');
+  expect(metrics).toContain('fleetreel_collector_custom_calls_refused_total{bound="names"} 1');
 });
 
 test('ten thousand in one call pass through several messages of the log', async () => {

@@ -28,9 +28,9 @@ export async function put(
   // Who has used up what he may is not even read.
   allowances.admit(owner);
   const times = { now: systemClock.now_us() / 1000, rawMilliseconds };
-  const { entries, names, keys } =
+  const { entries, names, keys, bytes } =
     'entries' in given ? readEntries(kind, given.entries, times) : readBody(kind, given.body, given.isLines, times);
-  allowances.take(owner, names, keys);
+  allowances.take(owner, names, keys, bytes);
   return await log.put({ tenant, source }, entries, idempotencyKey);
 }
 

@@ -7,6 +7,7 @@ import { suggestion } from '@fleetreel/proto/settings';
 import { readTime } from '@fleetreel/proto/time';
 import {
   customEntriesMax,
+  customRowBytes,
   customTextCharactersMax,
   futureMilliseconds,
   metadataCharactersMax,
@@ -14,8 +15,8 @@ import {
 } from '#limits.ts';
 import { type Entries, type EntryKind, noEntries } from '#log/custom.ts';
 
-/** Entries that were checked, with the keys of their metadata. */
-export type ReadEntries = { entries: Entries; names: string[]; keys: string[][] };
+/** Entries that were checked, with the keys of their metadata, and how many bytes they are in the log at most. */
+export type ReadEntries = { entries: Entries; names: string[]; keys: string[][]; bytes: number };
 
 /** Which times are taken: UTC, milliseconds since 1970. */
 export type TimeBounds = { now: number; rawMilliseconds: number };
@@ -138,7 +139,7 @@ class Reader {
     this.#times = times;
     const entries = noEntries(kind);
     const { name } = entries.measures ?? entries.events;
-    this.read = { entries, names: name, keys: [] };
+    this.read = { entries, names: name, keys: [], bytes: 0 };
   }
 
   /** @throws ApiError bad_entry */
@@ -177,9 +178,13 @@ class Reader {
     const keys = metadata === undefined ? noMetadata : checkMetadata(metadata, where);
     columns.time_us.push(time_us);
     columns.name.push(name);
-    columns.text.push(text === undefined ? '' : stored(text));
-    columns.metadata.push(keys.length === 0 ? '' : encodeMetadata(metadata as Metadata));
+    const kept = text === undefined ? '' : stored(text);
+    const encoded = keys.length === 0 ? '' : encodeMetadata(metadata as Metadata);
+    columns.text.push(kept);
+    columns.metadata.push(encoded);
     this.read.keys.push(keys);
+    // Names are of ASCII.
+    this.read.bytes += customRowBytes + name.length + Buffer.byteLength(kept) + Buffer.byteLength(encoded);
   }
 
   /** Microseconds since 1970. */

@@ -1,23 +1,39 @@
-// How much each key may write: so many entries a second, and so many different names.
+// How much each key may write: so many entries and bytes a second, and so many different names.
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { Clock } from '#clock.ts';
-import { customBurstSeconds, customEntriesMax, customNamesMilliseconds, customOwnersMax } from '#limits.ts';
+import {
+  customBurstSeconds,
+  customCallBytesMax,
+  customEntriesMax,
+  customNamesMilliseconds,
+  customOwnersMax,
+} from '#limits.ts';
 
 export type AllowanceSettings = {
   /** Measures and events a second. */
   rate: number;
+  /** Bytes of them a second. */
+  bytes: number;
   /** Different names, and metadata keys of a name, within an hour. */
   names: number;
 };
 
-/** Told of what was refused. */
-export type Refused = (reason: 'rate' | 'names', entries: number) => void;
+/** Told of a call that was refused, and by which bound. */
+export type Refused = (bound: keyof AllowanceSettings) => void;
 
 /** Names with their metadata keys. */
 type Names = Map<string, Set<string>>;
 
 /** What is known of who writes. Names are remembered in two generations: the older is forgotten when the newer is full of age. */
-type Owner = { tokens: number; seen_ms: number; names: Names; before: Names; count: number; turned_ms: number };
+type Owner = {
+  entries: number;
+  bytes: number;
+  seen_ms: number;
+  names: Names;
+  before: Names;
+  count: number;
+  turned_ms: number;
+};
 
 /** Keeps the accounts of all keys that write through this collector. */
 export class Allowances {
@@ -33,9 +49,12 @@ export class Allowances {
     this.#refused = refused;
   }
 
-  /** How many entries may be written at once: always as many as one call has at most. */
-  get burst(): number {
-    return Math.max(this.#settings.rate * customBurstSeconds, customEntriesMax);
+  /** How many entries, and bytes of them, may be written at once: always as many as one call has at most. */
+  get burst(): { entries: number; bytes: number } {
+    return {
+      entries: Math.max(this.#settings.rate * customBurstSeconds, customEntriesMax),
+      bytes: Math.max(this.#settings.bytes * customBurstSeconds, customCallBytesMax),
+    };
   }
 
   /**
@@ -43,20 +62,20 @@ export class Allowances {
    * @throws ApiError write_rate_exceeded
    */
   admit(owner: string): void {
-    const account = this.#account(owner);
-    if (account.tokens < 1) this.#refuseRate(account, 1);
+    this.#check(this.#account(owner), 1, 1);
   }
 
   /**
    * Takes entries off the account; all of them or none.
-   * @param names of the entries @param keys of the metadata of each
+   * @param names of the entries @param keys of the metadata of each @param bytes that they are in the log
    * @throws ApiError write_rate_exceeded, too_many_custom_names
    */
-  take(owner: string, names: readonly string[], keys: readonly (readonly string[])[]): void {
+  take(owner: string, names: readonly string[], keys: readonly (readonly string[])[], bytes: number): void {
     const account = this.#account(owner);
-    if (account.tokens < names.length) this.#refuseRate(account, names.length);
+    this.#check(account, names.length, bytes);
     this.#takeNames(account, names, keys);
-    account.tokens -= names.length;
+    account.entries -= names.length;
+    account.bytes -= bytes;
   }
 
   #account(owner: string): Owner {
@@ -64,7 +83,7 @@ export class Allowances {
     let account = this.#owners.get(owner);
     if (account === undefined)
       account = {
-        tokens: this.burst,
+        ...this.burst,
         seen_ms: now_ms,
         names: new Map(),
         before: new Map(),
@@ -74,7 +93,9 @@ export class Allowances {
     else this.#owners.delete(owner);
     this.#owners.set(owner, account);
     if (this.#owners.size > customOwnersMax) this.#owners.delete(this.#owners.keys().next().value as string);
-    account.tokens = Math.min(this.burst, account.tokens + ((now_ms - account.seen_ms) / 1000) * this.#settings.rate);
+    const past = (now_ms - account.seen_ms) / 1000;
+    account.entries = Math.min(this.burst.entries, account.entries + past * this.#settings.rate);
+    account.bytes = Math.min(this.burst.bytes, account.bytes + past * this.#settings.bytes);
     account.seen_ms = now_ms;
     const turns = Math.floor((now_ms - account.turned_ms) / customNamesMilliseconds);
     if (turns > 0) {
@@ -93,7 +114,7 @@ export class Allowances {
       const known = account.before.get(name);
       if (!(known && (key === undefined || known.has(key)))) count++;
       if (count > this.#settings.names)
-        this.#refuseNames(account, { index, value: key === undefined ? name : `${name} ${key}` }, names.length);
+        this.#refuseNames(account, { index, value: key === undefined ? name : `${name} ${key}` });
       let set = fresh.get(name);
       if (set === undefined) {
         set = new Set();
@@ -116,19 +137,23 @@ export class Allowances {
     account.count = count;
   }
 
-  #refuseRate({ tokens }: Owner, wanted: number): never {
-    const { rate } = this.#settings;
-    this.#refused('rate', wanted);
-    throw new ApiError('write_rate_exceeded', {
-      most: rate,
-      retryAfter: Math.max(1, Math.ceil((wanted - tokens) / rate)),
-    });
+  /** @throws ApiError write_rate_exceeded where there is less than wanted */
+  #check(account: Owner, entries: number, bytes: number): void {
+    if (account.entries < entries) this.#refuseRate('rate', 'measures and events', entries - account.entries);
+    if (account.bytes < bytes) this.#refuseRate('bytes', 'bytes of measures and events', bytes - account.bytes);
+  }
+
+  #refuseRate(bound: 'rate' | 'bytes', what: string, missing: number): never {
+    const most = this.#settings[bound];
+    this.#refused(bound);
+    const retryAfter = Math.max(1, Math.ceil(missing / most));
+    throw new ApiError('write_rate_exceeded', { most, what, setting: `custom.${bound}`, retryAfter });
   }
 
   /** @param index of the entry, in its call */
-  #refuseNames({ turned_ms }: Owner, { index, value }: { index: number; value: string }, entries: number): never {
+  #refuseNames({ turned_ms }: Owner, { index, value }: { index: number; value: string }): never {
     const left_ms = turned_ms + customNamesMilliseconds - this.#clock.monotonic_ms();
-    this.#refused('names', entries);
+    this.#refused('names');
     throw new ApiError('too_many_custom_names', {
       most: this.#settings.names,
       value: clip(value),

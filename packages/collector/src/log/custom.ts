@@ -10,6 +10,7 @@ import {
   customMessageBytes,
   customMessageEntriesMax,
   customPendingBytesMax,
+  customRowBytes,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
@@ -183,7 +184,7 @@ const columnsOf = ({ measures, events }: Entries) => (measures ?? events) as Rec
 /** Bytes of entries in the log, about. */
 function sizeOf(entries: Entries, count: number): number {
   const { name, text, metadata } = entries.measures ?? entries.events;
-  let bytes = count * rowBytes;
+  let bytes = count * customRowBytes;
   for (let row = 0; row < count; row++)
     bytes += (name[row] as string).length + (text[row] as string).length + (metadata[row] as string).length;
   return bytes;
@@ -235,9 +236,6 @@ function eventsFrom(entries: Events, first: number, words: Words): [end: number,
   return [row, { events: columns }];
 }
 
-/** Bytes of the columns of a row at most: two doubles and four places. */
-const rowBytes = 28;
-
 /** Texts of a message, each once. */
 class Words {
   readonly list: string[] = [''];
@@ -245,7 +243,7 @@ class Words {
   #bytes = 0;
 
   hasRoom(rows: number): boolean {
-    return rows < customMessageEntriesMax && this.#bytes + rows * rowBytes < customMessageBytes;
+    return rows < customMessageEntriesMax && this.#bytes + rows * customRowBytes < customMessageBytes;
   }
 
   place(word: string): number {
