@@ -548,7 +548,7 @@ export const errors = {
     grpc: 'UNAVAILABLE',
     title: 'Log unavailable',
     detail: "The log can't be reached now: {reason}.",
-    action: 'Try again when NATS is back.',
+    action: 'Try again when NATS is back.{hint}',
   },
   stopping: {
     http: 503,

@@ -363,9 +363,16 @@ test.concurrent('a call that is sent again with its key is stored once', async (
   expect(await write('measure', entries, 'key 1')).toEqual({ accepted: 2, duplicate: true });
   expect(await write('measure', entries, 'key 2')).toEqual({ accepted: 2, duplicate: false });
   expect(await write('event', [{ name: 'again' }], 'key 1')).toEqual({ accepted: 1, duplicate: false });
+  // Other entries are never taken for what came before, whatever differs.
+  for (const other of [{ value: 2 }, { name: 'again.other' }, { metadata: { a: 1 } }]) {
+    const changed = [entries[0] as NewMeasure, { ...(entries[1] as NewMeasure), ...other }];
+    expect(await write('measure', changed, 'key 1')).toEqual({ accepted: 2, duplicate: false });
+    expect(await write('measure', changed, 'key 1')).toEqual({ accepted: 2, duplicate: true });
+  }
   // Without a key each is a call of its own.
   await write('measure', entries);
-  await stored('again', 6);
+  await stored('again', 11);
+  await stored('again.other', 1);
   // After the log's duplicate window the rows are the same: here it is passed by another id.
   const { jetstream } = log;
   const { stream, seq } = await jetstream.publish(
@@ -512,6 +519,29 @@ test('ten thousand in one call pass through several messages of the log', async 
   await until(count).toEqual([10_000, (10_000 * 9999) / 2]);
   const found = await measures({ name: 'bulk', where: 'request=id-9876' });
   expect(found.measures).toMatchObject([{ value: 9876 }]);
+});
+
+test('what the log had is not counted as taken', async () => {
+  const telemetry = new Telemetry('silent');
+  const custom = new CustomLog(log, telemetry, systemClock);
+  const column = <T>(value: T) => Array.from({ length: 10_000 }, () => value);
+  const entries = {
+    events: {
+      time_us: column(Number.NaN),
+      name: column('counted'),
+      end_us: column(Number.NaN),
+      severity: column('info'),
+      text: column(''),
+      metadata: column(''),
+    },
+  };
+  const counters = async () => (await telemetry.registry.metrics()).match(/^fleetreel_collector_custom_\w+_total.*$/gm);
+  const put = async () => await custom.put({ tenant: 'acme', source: 'counted' }, entries, 'counted');
+  expect(await put()).toEqual({ accepted: 10_000, duplicate: false });
+  const taken = await counters();
+  expect(taken).toContain('fleetreel_collector_custom_entries_total{kind="event"} 10000');
+  expect(await put()).toEqual({ accepted: 10_000, duplicate: true });
+  expect(await counters()).toEqual(taken);
 });
 
 test('small calls that come at once keep their own entries and times', async () => {
@@ -681,6 +711,7 @@ test('with the log away a call is refused at once or soon, and says so', async (
   await nats.stop();
   const { status: code, answer, retryAfter } = await post('measure', { name: 'away', value: 1 });
   expect([code, answer.code]).toEqual([503, 'log_unavailable']);
+  expect(answer.detail).toContain('sent again, the same under the same Idempotency-Key, it is stored once');
   expect(retryAfter).toBe('5');
   await nats.restart();
   await until(async () => (await post('measure', { name: 'away.then', value: 1 })).status).toBe(200);

@@ -11,7 +11,7 @@ import type { EntryKind } from '#log/custom.ts';
 type Given = { body: Uint8Array; isLines: boolean } | { entries: readonly unknown[] };
 
 /**
- * Reads entries and writes them; all or none.
+ * Reads entries, all or none, and writes them.
  * @throws ApiError
  */
 export async function put(

@@ -1,4 +1,4 @@
-// Measures and events into the log: in columns, some thousands a message, all of a call or an error.
+// Measures and events into the log: in columns, some thousands a message.
 import { createHash, randomBytes } from 'node:crypto';
 import { subject } from '@fleetreel/proto';
 import { type CustomColumns, type EventColumns, encodeCustomBatch, type MeasureColumns } from '@fleetreel/proto/custom';
@@ -64,11 +64,7 @@ export class CustomLog {
       return { accepted: count, duplicate: false };
     }
     const identity =
-      idempotencyKey === undefined
-        ? randomBytes(16)
-        : createHash('sha256')
-            .update(JSON.stringify([writing.tenant, writing.source, kind, idempotencyKey]))
-            .digest();
+      idempotencyKey === undefined ? randomBytes(16) : identityOf(writing, kind, idempotencyKey, entries);
     const release = this.#hold(sizeOf(entries, count));
     try {
       return { accepted: count, duplicate: await this.#publish(writing, kind, entries, count, identity) };
@@ -135,23 +131,35 @@ export class CustomLog {
     identity[0] = (identity[0] as number) & 0x7f;
     const call = identity.toString('hex', 0, 8);
     const to = subject({ tenant, kind: 'custom', host: source });
-    let bytes = 0;
     try {
       const known = await Promise.all(
-        batches(entries, count, call, Math.round(this.#clock.now_us())).map(async ({ first, data }) => {
-          bytes += data.length;
+        batches(entries, count, call, Math.round(this.#clock.now_us())).map(async ({ first, rows, data }) => {
           // The whole digest: message ids are of all tenants.
           const msgID = `custom-${identity.toString('hex', 0, 16)}-${first}`;
           const { duplicate } = await this.#log.jetstream.publish(to, data, { msgID });
+          if (!duplicate) this.#telemetry.customWritten(kind, rows, data.length);
           return duplicate;
         }),
       );
-      this.#telemetry.customWritten(kind, count, bytes);
       return known.length > 0 && known.every((one) => one);
     } catch (cause) {
-      throw new ApiError('log_unavailable', { reason: sentence(cause) }, { cause });
+      const hint =
+        ' The log may have some of the call: sent again, the same under the same Idempotency-Key, it is stored once.';
+      throw new ApiError('log_unavailable', { reason: sentence(cause), hint }, { cause });
     }
   }
+}
+
+/** The same for a call that is sent again, at whichever collector; other entries under the same key are another call. */
+function identityOf({ tenant, source }: Writing, kind: EntryKind, key: string, entries: Entries): Buffer {
+  const hash = createHash('sha256').update(JSON.stringify([tenant, source, kind, key]));
+  for (const column of Object.values(columnsOf(entries)))
+    hash.update(
+      typeof column[0] === 'number'
+        ? new Uint8Array(Float64Array.from(column as number[]).buffer)
+        : JSON.stringify(column),
+    );
+  return hash.digest();
 }
 
 const newGroup = (kind: EntryKind): Group => ({
@@ -196,14 +204,15 @@ function batches(
   count: number,
   call: string,
   received_us: number,
-): { first: number; data: Uint8Array }[] {
-  const messages: { first: number; data: Uint8Array }[] = [];
+): { first: number; rows: number; data: Uint8Array }[] {
+  const messages: { first: number; rows: number; data: Uint8Array }[] = [];
   for (let first = 0; first < count; ) {
     const words = new Words();
     const [end, batch] = entries.measures
       ? measuresFrom(entries.measures, first, words)
       : eventsFrom(entries.events, first, words);
-    messages.push({ first, data: encodeCustomBatch({ call, first, received_us, words: words.list, ...batch }) });
+    const data = encodeCustomBatch({ call, first, received_us, words: words.list, ...batch });
+    messages.push({ first, rows: end - first, data });
     first = end;
   }
   return messages;

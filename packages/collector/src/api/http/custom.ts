@@ -75,7 +75,7 @@ const headers = Type.Object({
     Type.String({
       pattern: '^[ -~]{1,128}$',
       description:
-        'A call that is sent again with the same key, by the same writer, is stored once: within two minutes in any case, later where the entries have times of their own',
+        'A call that is sent again with the same key and entries, by the same writer, is stored once: within two minutes in any case, later where the entries have times of their own. With other entries it is another call',
     }),
   ),
 });
@@ -102,7 +102,7 @@ function write(app: App, { rooms }: FaceParts, kind: EntryKind, entry: TSchema):
       bodyLimit: customBodyBytesMax,
       schema: {
         summary: `Write ${kind}s`,
-        description: `One or up to ${customEntriesMax}: all of them are taken or none. Answered when the log has them; they can be found about a second later.`,
+        description: `One or up to ${customEntriesMax}: a bad one refuses the whole call. Answered when the log has all of them; they can be found about a second later. After 503 the log may have some: the same call again, under the same Idempotency-Key, stores each once.`,
         tags: ['custom'],
         querystring: Type.Object({}),
         headers,
