@@ -14,6 +14,12 @@ describe('the catalogue', () => {
   });
 });
 
+test('what is away is worth another try after some seconds, or when it is said', () => {
+  expect(new ApiError('log_unavailable', { reason: 'x' }).retryAfter).toBe(5);
+  expect(new ApiError('busy', { most: 1, retryAfter: 1 }).retryAfter).toBe(1);
+  expect(new ApiError('internal', { id: 'x' }).retryAfter).toBeUndefined();
+});
+
 describe('an unknown name', () => {
   const tables = ['cpu', 'memory', 'disk_io'];
 

@@ -570,7 +570,7 @@ export type ErrorCode = keyof typeof errors;
 
 /**
  * What fills the holes of an error's sentence; `parameter`, `nearest` and `index` are also members of the problem, `retryAfter`
- * (whole seconds) is also a header of the answer.
+ * (whole seconds) is also a header of the answer, or metadata.
  */
 export type ErrorContext = {
   parameter?: string;
@@ -578,6 +578,9 @@ export type ErrorContext = {
   index?: number | undefined;
   retryAfter?: number | undefined;
 } & Record<string, string | number | undefined>;
+
+/** After how many seconds what is away is worth another try, where nobody knows better. */
+const unavailableSeconds = 5;
 
 /** An error of the catalogue. Its message is the sentence for the user, the same over HTTP and gRPC. */
 export class ApiError extends Error {
@@ -596,7 +599,7 @@ export class ApiError extends Error {
     this.parameter = context.parameter;
     this.nearest = context.nearest;
     this.index = context.index;
-    this.retryAfter = context.retryAfter;
+    this.retryAfter = context.retryAfter ?? (this.httpStatus === 503 ? unavailableSeconds : undefined);
   }
 
   get httpStatus(): number {

@@ -13,8 +13,7 @@ const problemType = 'application/problem+json; charset=utf-8';
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const known = catalogued(error, request);
   if (known.code === 'internal') request.log.error({ err: error, url: request.url }, 'a request failed');
-  const retryAfter = known.retryAfter ?? (known.httpStatus === 503 ? 5 : undefined);
-  if (retryAfter !== undefined) void reply.header('retry-after', String(retryAfter));
+  if (known.retryAfter !== undefined) void reply.header('retry-after', String(known.retryAfter));
   // Not Basic: a browser would ask for a password by itself.
   if (known.httpStatus === 401) void reply.header('www-authenticate', 'Bearer realm="fleetreel"');
   return reply.code(known.httpStatus).header('content-type', problemType).send(JSON.stringify(known.problem));
