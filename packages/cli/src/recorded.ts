@@ -220,7 +220,7 @@ export function recordedTime(flag: string, text: string | undefined, end_us: num
   if (text === undefined) return undefined;
   // A recording has no now.
   const time = text === 'now' ? { hint: '' } : readTime(text, end_us / 1000);
-  if (typeof time === 'number') return time * 1000;
+  if (typeof time === 'number') return Math.round(time * 1000);
   throw new UsageError(
     `--${flag} ${text} is no time: give RFC 3339 (2026-01-31T12:00:00Z), milliseconds since 1970, or before the recording's end (-10m).${time.hint && ` ${time.hint}`}`,
   );

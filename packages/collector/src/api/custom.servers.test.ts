@@ -194,6 +194,10 @@ test.concurrent('one or many, in each form, are found as they were written', asy
   for (const name of ['form.one', 'form.array', 'form.object', 'form.lines'])
     expect(found.measures.find((each) => each.name === name)).toMatchObject({ ...one, name, text: null });
   expect((await measures({ name: 'form.*' })).measures).toEqual(found.measures);
+  // A time that was found can be asked for: the range has its begin and not its end.
+  const at = String(time + 0.123);
+  expect((await measures({ name: 'form.text', from: at })).measures).toHaveLength(1);
+  expect((await measures({ name: 'form.text', from: '-1h', to: at })).measures).toHaveLength(0);
 });
 
 test.concurrent('events have an end and a severity, and are found by it', async () => {

@@ -243,8 +243,7 @@ function microseconds(time: unknown, field: string, where: Where): number {
     hint = ` ${ms.hint}`;
   } else if (typeof time === 'string' && /^\d/.test(time)) {
     const ms = readTime(time, 0);
-    // What stands behind the milliseconds.
-    if (typeof ms === 'number') return ms * 1000 + Number(/\.\d{3}(\d{1,3})/.exec(time)?.[1]?.padEnd(3, '0') ?? 0);
+    if (typeof ms === 'number') return Math.round(ms * 1000);
     hint = ` ${ms.hint}`;
   }
   throw bad(

@@ -21,7 +21,7 @@ export function sourceQuestion(tenant: string, asked: Asked, now: number): Sourc
   const names = { tenant, hosts: hostNames(asked.hosts), tables: tableNames(asked.tables) };
   if (asked.fromSequence === 0 && asked.toSequence === 0) {
     const { from, to } = parseRange(asked.from, asked.to, now);
-    return { ...names, range: { from_us: from * 1000, to_us: to * 1000 } };
+    return { ...names, range: { from_us: Math.round(from * 1000), to_us: Math.round(to * 1000) } };
   }
   if (asked.from || asked.to)
     throw new ApiError('bad_command', { reason: 'a range is given by times or by sequences, not by both' });
@@ -40,7 +40,8 @@ export function speedOf(value: number): Speed {
 }
 
 /** A time in microseconds. @param now UTC, milliseconds since 1970 @throws ApiError */
-export const timeOf = (text: string, parameter: string, now: number): number => parseTime(text, parameter, now) * 1000;
+export const timeOf = (text: string, parameter: string, now: number): number =>
+  Math.round(parseTime(text, parameter, now) * 1000);
 
 /** Names of hosts as subjects have them, each once: nothing in them may be taken for a wildcard, and no two may be the same. @throws ApiError */
 export function hostNames(names: readonly string[]): string[] {

@@ -31,7 +31,7 @@ test('steps of rows', () => {
     text:
       `SELECT timestamp_floor('10s', ts) AS step, host, "core", avg("used_percent") AS v0, avg("user_percent") AS v1 FROM "cpu"` +
       ' WHERE tenant = $1 AND ts >= $2 AND ts < $3 AND host IN $4 AND ("core" = $5 OR "core" = $6) LIMIT 5',
-    values: [hostile, '1970-01-01T00:00:00.000Z', '1970-01-01T00:00:01.000Z', [hostile, '$1'], hostile, 'total'],
+    values: [hostile, '1970-01-01T00:00:00.000000Z', '1970-01-01T00:00:01.000000Z', [hostile, '$1'], hostile, 'total'],
   });
 });
 

@@ -283,7 +283,11 @@ function entity(table: Table): string[] {
 function conditions({ tenant, hosts, labels, from, to }: Selection): { where: string; values: unknown[] } {
   const values: unknown[] = [];
   const bind = (value: unknown) => `$${values.push(value)}`;
-  const where = [`tenant = ${bind(tenant)}`, `ts >= ${bind(time(from))}`, `ts < ${bind(time(to))}`];
+  const where = [
+    `tenant = ${bind(tenant)}`,
+    `ts >= ${bind(microseconds(Math.round(from * 1000)))}`,
+    `ts < ${bind(microseconds(Math.round(to * 1000)))}`,
+  ];
   if (hosts.length > 0) where.push(`host IN ${bind(hosts)}`);
   // Each value is compared by itself: a list is read as text, where quotes, backslashes, braces and "null" mean something else.
   for (const { label, values: wanted } of labels)

@@ -19,7 +19,7 @@ export const host = Type.Optional(names('Hosts: repeated, or separated by commas
 export const from = Type.Optional(
   Type.String({
     description:
-      'Begin of the range: RFC 3339, milliseconds since 1970, or relative to now (-1h, -1h30m). The last hour when it is absent',
+      'Begin of the range: RFC 3339, milliseconds since 1970 (with decimals, as answers have them), or relative to now (-1h, -1h30m). The last hour when it is absent',
     examples: ['-1h'],
   }),
 );
