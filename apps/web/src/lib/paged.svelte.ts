@@ -18,21 +18,28 @@ export class Paged<T> {
 
   readonly #ask: (before: string, signal: AbortSignal) => Promise<Page<T>>;
   #abort = new AbortController();
-  #older = false;
+  #following = $state(false);
+  #older = $state(false);
 
   /** @param ask for the page that continues there; for the first one where that is empty */
   constructor(ask: (before: string, signal: AbortSignal) => Promise<Page<T>>) {
     this.#ask = ask;
   }
 
+  /** Whether newer ones would be shown, if none of the older pages were. */
+  get isHeld(): boolean {
+    return this.#following && this.#older;
+  }
+
   /** Asks for the newest page; again and again if `following`; until the returned function is called. */
   start(following = false): () => void {
     const abort = new AbortController();
     this.#abort = abort;
+    this.#following = following;
     void this.#load(abort.signal);
     // Who reads on in older pages is not thrown back.
     const timer = setInterval(() => {
-      if (following && !this.#older && document.visibilityState === 'visible') void this.#load(abort.signal);
+      if (this.#following && !this.#older && document.visibilityState === 'visible') void this.#load(abort.signal);
     }, askAgain);
     return () => {
       clearInterval(timer);
@@ -40,8 +47,9 @@ export class Paged<T> {
     };
   }
 
-  /** Asks for the newest page once more. */
+  /** Asks for the newest page once more; older ones are left out again. */
   again(): void {
+    this.#older = false;
     void this.#load(this.#abort.signal);
   }
 
@@ -53,6 +61,8 @@ export class Paged<T> {
     const { signal } = this.#abort;
     try {
       const { rows, before } = await this.#ask(this.before, signal);
+      // It began anew meanwhile.
+      if (!this.#older) return;
       this.rows = [...this.rows, ...rows];
       this.before = before;
       this.failure = '';
