@@ -44,6 +44,7 @@ export class FolderLock implements Disposable {
         cause,
       });
     }
+    const until = performance.now() + guardWait;
     try {
       for (;;) {
         try {
@@ -54,13 +55,14 @@ export class FolderLock implements Disposable {
           if (code(error) !== 'EEXIST') throw error;
         }
         const holder = read(path);
+        if (holder === 'gone') continue;
         if (holder && lives(holder))
           throw new LaunchError(
             `Fleetreel already runs on ${folder} (process ${holder.pid}): stop it, or name another folder with --data and other ports.`,
           );
-        const until = performance.now() + guardWait;
-        while (holder?.guard && lives(holder.guard) && performance.now() < until) await pause(100);
-        rmSync(path, { force: true });
+        // After each pause it is read again: another who waited may have the folder by now.
+        if (holder?.guard && lives(holder.guard) && performance.now() < until) await pause(100);
+        else rmSync(path, { force: true });
       }
     } finally {
       rmSync(own, { force: true });
@@ -91,12 +93,12 @@ export function credentials(folder: string): Credentials {
   return made;
 }
 
-function read(path: string): Holder | undefined {
+function read(path: string): Holder | 'gone' | undefined {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as Holder;
-  } catch {
-    // Gone meanwhile, or cut off by a crash: then nobody holds it.
-    return undefined;
+  } catch (error) {
+    // Cut off by a crash: then nobody holds it.
+    return code(error) === 'ENOENT' ? 'gone' : undefined;
   }
 }
 

@@ -1,13 +1,13 @@
 // What the launcher is made of, without servers: ports, lines, the lock of the folder, the supervisor.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { credentials, FolderLock } from '#local/folder.ts';
+import { credentials, FolderLock, identify } from '#local/folder.ts';
 import { freePort, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
 import { type Supervised, Supervisor } from '#local/supervisor.ts';
@@ -61,6 +61,30 @@ test('one launcher uses a folder at a time, and a lock left behind by a killed o
     writeFileSync(join(folder, 'lock'), JSON.stringify(holder));
     const lock = await FolderLock.take(folder);
     lock[Symbol.dispose]();
+  }
+});
+
+test('of two launchers that wait for the guard of a killed one, one has the folder', async () => {
+  const guard = spawn('sleep', ['60']);
+  const ended = spawn('true');
+  await once(ended, 'exit');
+  const left = { pid: ended.pid, started: '1', guard: identify(guard.pid ?? 0) };
+  writeFileSync(join(folder, 'lock'), JSON.stringify(left));
+  const script = `
+    import { FolderLock } from ${JSON.stringify(new URL('folder.ts', import.meta.url).href)};
+    setInterval(() => {}, 1000);
+    try { await FolderLock.take(${JSON.stringify(folder)}); console.log('taken'); } catch (error) { console.log(error.message); }`;
+  const launchers = [1, 2].map(() => spawn(process.execPath, ['--input-type=module', '--eval', script]));
+  try {
+    const said = launchers.map(async ({ stdout }) => String((await once(stdout, 'data'))[0]));
+    // Each has a file of its own as soon as it tries.
+    await expect.poll(() => readdirSync(folder).length, { timeout: 30_000 }).toBe(3);
+    guard.kill();
+    const [one = '', two = ''] = (await Promise.all(said)).sort();
+    expect(one).toMatch(/already runs on/);
+    expect(two.trim()).toBe('taken');
+  } finally {
+    for (const each of [...launchers, guard]) each.kill('SIGKILL');
   }
 });
 
