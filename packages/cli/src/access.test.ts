@@ -1,12 +1,15 @@
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { freePort } from '@fleetreel/deploy/local/port';
 import { tellRunning } from '@fleetreel/deploy/local/running';
-import { expect, test } from 'vitest';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { expect, test, vi } from 'vitest';
 import { accessOf, refusedBy } from '#access.ts';
+import { Collector } from '#client.ts';
 import { UsageError } from '#command.ts';
 
 test('the key of the own Fleetreel is taken where none is named, and for its address only', async () => {
@@ -41,4 +44,49 @@ test.each([
   const told = refusedBy('127.0.0.1:7601', { ...who, tls: false, ca: null });
   expect(told).toMatch(sentence);
   expect(told).not.toContain('frk_x');
+});
+
+test('why there is no connection is said, and what to do', async () => {
+  using closing = new DisposableStack();
+  const folder = mkdtempSync(join(tmpdir(), 'fleetreel-tls-'));
+  closing.defer(() => rmSync(folder, { recursive: true }));
+  closing.defer(() => vi.unstubAllEnvs());
+  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=test'];
+  const made = (name: string, of: string) => {
+    const [key, certificate] = [join(folder, `${name}.key`), join(folder, `${name}.pem`)];
+    const files = ['-keyout', key, '-out', certificate, '-addext', `subjectAltName=${of}`];
+    execFileSync('openssl', ['req', '-x509', ...kind, ...files], { stdio: 'pipe' });
+    return { certificate, pair: { private_key: readFileSync(key), cert_chain: readFileSync(certificate) } };
+  };
+  const started = async (how: ServerCredentials) => {
+    const server = new Server();
+    closing.defer(() => server.forceShutdown());
+    return await new Promise<number>((resolve, reject) =>
+      server.bindAsync('127.0.0.1:0', how, (error, port) => (error ? reject(error) : resolve(port))),
+    );
+  };
+  const [own, other] = [made('own', 'DNS:localhost'), made('other', 'DNS:localhost')];
+  const secure = await started(ServerCredentials.createSsl(null, [own.pair]));
+  const plain = await started(ServerCredentials.createInsecure());
+  const said = async (address: string, authority = '', tls = '') => {
+    vi.stubEnv('FLEETREEL_CA_FILE', authority);
+    vi.stubEnv('FLEETREEL_TLS', tls);
+    using collector = new Collector(address);
+    return await collector.hosts().then(
+      () => 'answered',
+      (error: Error) => error.message,
+    );
+  };
+  expect(await said(`localhost:${secure}`, own.certificate)).toMatch(/does not implement/);
+  expect(await said(`localhost:${secure}`)).toMatch(
+    /if it speaks TLS, name its authority with --ca-file, or set FLEETREEL_TLS=true/,
+  );
+  expect(await said(`localhost:${secure}`, other.certificate)).toMatch(
+    /not trusted \(self-signed certificate\): .*--ca-file/,
+  );
+  expect(await said(`localhost:${secure}`, '', 'true')).toMatch(/not trusted .*--ca-file/);
+  expect(await said(`127.0.0.1:${secure}`, own.certificate)).toMatch(/of another name .*127\.0\.0\.1/);
+  expect(await said(`localhost:${plain}`, own.certificate)).toMatch(/does not speak TLS: leave --ca-file/);
+  for (const nobody of [`localhost:${await freePort()}`, 'nobody.invalid:7601'])
+    expect(await said(nobody, own.certificate)).toMatch(`No collector answers at ${nobody}`);
 });

@@ -56,6 +56,28 @@ export function refusedBy(address: string, { key, ownFile }: Access): string {
   return `${collector} does not know the API key in ${ownFile}, which was revoked: the next start of \`fleetreel up\` makes another; --key-file names one of yours.`;
 }
 
+/**
+ * Why there is no connection to a collector, and what to do.
+ * @param details what the client of gRPC says
+ */
+export function unreachedBy(address: string, { tls }: Pick<Access, 'tls'>, details: string): string {
+  const collector = `The collector at ${address}`;
+  if (/ECONNREFUSED|ENOTFOUND|^Name resolution/.test(details))
+    return `No collector answers at ${address}: start one with \`fleetreel up\`, or name another with --address.`;
+  const [, last = details] = /Last error: (?:Error(?: \[\w+\])?: )?(.*?)\s*\. Resolution note/s.exec(details) ?? [];
+  // What it advises is for who runs Node by hand; a time says nothing.
+  const why = last.replace(/;.*| \(\d{4}-.*\)/s, '');
+  if (!tls)
+    return `There is no connection to the collector at ${address} (${why}): if it speaks TLS, name its authority with --ca-file, or set FLEETREEL_TLS=true.`;
+  if (/altnames/.test(why))
+    return `${collector} has a certificate of another name (${why}): name it with --address as its certificate does.`;
+  if (/certificate/.test(why))
+    return `${collector} has a certificate that is not trusted (${why}): name the authority that signed it with --ca-file.`;
+  if (/wrong version number|packet length/.test(why))
+    return `${collector} does not speak TLS: leave --ca-file, FLEETREEL_CA_FILE and FLEETREEL_TLS out.`;
+  return `There is no connection to the collector at ${address} (${why}).`;
+}
+
 function contentOf(file: string, what: string): Buffer {
   try {
     return readFileSync(file);

@@ -58,7 +58,7 @@ import {
   type ServiceError,
   status,
 } from '@grpc/grpc-js';
-import { accessOf, type Access as Caller, refusedBy } from '#access.ts';
+import { accessOf, type Access as Caller, refusedBy, unreachedBy } from '#access.ts';
 
 /** The collector could not be asked, or refused. The message is one sentence. */
 export class CallError extends Error {
@@ -557,11 +557,7 @@ export class Collector implements Disposable {
         return /^(No connection established|Connection dropped|Name resolution|Protocol error|read E|connect E|write E)/.test(
           details,
         )
-          ? new CallError(
-              `No collector answers at ${this.#address}: start one with \`fleetreel up\`, or name another with --address.`,
-              1,
-              options,
-            )
+          ? new CallError(unreachedBy(this.#address, this.#who, details), 1, options)
           : new CallError(details, 1, options);
       case status.DEADLINE_EXCEEDED:
         return new CallError(
