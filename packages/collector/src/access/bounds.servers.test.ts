@@ -101,7 +101,8 @@ test('a tenant with all keys that it may have makes no other, and others do', as
 
 test('replays of a tenant that nobody opens keep no other tenant from making one', async () => {
   const play = async (tenant: string) => await ask(tenant, 'POST', 'replays?from=-1m');
-  for (let count = 0; count < replaysWaitingMax; count++) expect((await play('full')).status).toBe(201);
+  const made = await Promise.all(Array.from({ length: replaysWaitingMax + 5 }, () => play('full')));
+  expect(made.filter(({ status: is }) => is === 201)).toHaveLength(replaysWaitingMax);
   expect(await play('full')).toMatchObject({ status: 429, body: { code: 'too_many_replays' } });
   expect((await play('other')).status).toBe(201);
 });

@@ -77,10 +77,16 @@ export function replayRoutes(app: App, parts: FaceParts): void {
       for (const { question: other } of sessions.values()) if (other.tenant === identity.tenant) waiting++;
       if (waiting >= replaysWaitingMax)
         throw new ApiError('too_many_replays', { most: replaysWaitingMax, what: 'replays that wait for their reader' });
-      await recordReplay(parts, { identity, address }, 'play', asked);
       const id = randomBytes(16).toString('hex');
       const options = { speed: pace, isPaused: oneOf(query, 'paused', ['true', 'false']) === 'true', shift: false };
+      // It has its place before it is recorded, for many may come at once; nobody knows its id yet.
       sessions.set(id, { question, options, expires_ms: now_ms + openMilliseconds });
+      try {
+        await recordReplay(parts, { identity, address }, 'play', asked);
+      } catch (cause) {
+        sessions.delete(id);
+        throw cause;
+      }
       const { from_us, to_us } = question.range as { from_us: number; to_us: number };
       reply.code(201);
       return { id, from: from_us / 1000, to: to_us / 1000, speed: pace === 'max' ? 0 : pace, paused: options.isPaused };
