@@ -276,6 +276,80 @@ test('closing waits no longer than it may, and what comes afterwards is counted'
   expect(told.drops[0]).toMatchObject({ kind: 'measure', reason: 'closed', count: 3 });
 });
 
+/** A server that takes what comes, but not before it is let. */
+async function startHeld(): Promise<{ server: ScriptedServer; letGo: () => void }> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return { server: await ScriptedServer.start(() => promise.then(() => taken)), letGo: resolve };
+}
+
+/** Whether something is still to come after all that can be done at once. */
+const isPending = async (promise: Promise<unknown>) =>
+  await Promise.race([promise.then(() => false), new Promise((resolve) => setImmediate(resolve, true))]);
+
+test('what is given while it closes is dropped, and what waited is sent', async () => {
+  const { server, letGo } = await startHeld();
+  await using _ = server;
+  const { client } = clientOf(server.url);
+  for (const value of upTo(3)) client.measure('m', value);
+  const closing = client.close(60_000);
+  for (const value of upTo(3)) client.measure('m', value);
+  expect(await isPending(closing)).toBe(true);
+  letGo();
+  expect(await closing).toBe(true);
+  expect(client.stats().measure).toMatchObject({ given: 6, acknowledged: 3, dropped: { closed: 3 } });
+});
+
+test('flushing waits for what there was, whatever becomes of what comes later', async () => {
+  const { server, letGo } = await startHeld();
+  await using _ = server;
+  const { client } = clientOf(server.url, { batchCount: 3, queueCount: 10 });
+  for (const value of upTo(3)) client.measure('m', value);
+  const flushed = client.flush(60_000);
+  for (const value of upTo(3)) client.measure('', value);
+  for (const value of upTo(20)) client.measure('m', value);
+  expect(client.stats().measure.dropped).toMatchObject({ invalid: 3, full: 13 });
+  expect(await isPending(flushed)).toBe(true);
+  letGo();
+  expect(await flushed).toBe(true);
+  expect(client.stats().measure.acknowledged).toBeGreaterThanOrEqual(3);
+  expect(await client.close(60_000)).toBe(true);
+});
+
+test.each([Infinity, 2 ** 31, Number.NaN])('flushing for %d milliseconds waits', async (milliseconds) => {
+  const { server, letGo } = await startHeld();
+  await using _ = server;
+  const { client } = clientOf(server.url, { closeMilliseconds: 60_000 });
+  client.measure('m', 1);
+  const flushed = client.flush(milliseconds);
+  await vi.waitFor(() => expect(server.seen).toHaveLength(1), soon);
+  expect(await client.flush(-1)).toBe(false);
+  letGo();
+  expect(await flushed).toBe(true);
+  expect(await client.close(milliseconds)).toBe(true);
+});
+
+test('closing does not wait until a collector that is away has said to come back, but until one that has too much', async () => {
+  const later = { 'retry-after': '300' };
+  await using away = await ScriptedServer.start((_, index) => (index === 0 ? { status: 503, headers: later } : taken));
+  await using busy = await ScriptedServer.start(() => ({ status: 429, headers: later }));
+  const first = clientOf(away.url).client;
+  const second = clientOf(busy.url).client;
+  for (const client of [first, second]) {
+    client.measure('m', 1);
+    await vi.waitFor(() => expect(client.stats().measure.retries).toBe(1), soon);
+  }
+  expect(await Promise.all([first.close(30_000), second.close(100)])).toEqual([true, false]);
+  expect([away.seen.length, busy.seen.length]).toEqual([2, 1]);
+});
+
+test('times of what was found are looked for as they are', async () => {
+  await using server = await ScriptedServer.start(() => ({ status: 200, body: { measures: [], before: null } }));
+  const { client } = clientOf(server.url);
+  await Array.fromAsync(client.measures({ from: 1763802964123.456, to: new Date(1763802964124) }));
+  const { searchParams } = new URL(server.seen[0]?.path ?? '', server.url);
+  expect([searchParams.get('from'), searchParams.get('to')]).toEqual(['1763802964123.456', '1763802964124']);
+});
+
 const program = join(import.meta.dirname, 'fixtures/ends.ts');
 
 test('what was given before the end of a process is sent, and it ends', async () => {

@@ -137,15 +137,11 @@ export class Client implements AsyncDisposable {
    * @returns whether all of it was settled (acknowledged, or dropped and counted) within the time
    */
   async flush(milliseconds: number = this.#closeMilliseconds): Promise<boolean> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    // It keeps the process alive: somebody waits.
-    const late = new Promise<false>((resolve) => {
-      timer = setTimeout(() => resolve(false), milliseconds);
-    });
-    const all = Promise.all([this.#lanes.measure.flush(), this.#lanes.event.flush()]).then(() => true);
-    const inTime = await Promise.race([all, late]);
-    clearTimeout(timer);
-    return inTime;
+    const { measure, event } = this.#lanes;
+    const given = Number.isNaN(milliseconds) ? this.#closeMilliseconds : milliseconds;
+    const most = Math.min(Math.max(given, 0), limits.timerMillisecondsMax);
+    const settled = await Promise.all([measure.flush(most), event.flush(most)]);
+    return settled.every(Boolean);
   }
 
   /**
@@ -260,7 +256,7 @@ function checked(options: Options): Checked {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const all = { ...numbers, ...given } as Checked;
   for (const name of Object.keys(numbers) as (keyof typeof numbers)[])
-    if (!Number.isInteger(all[name]) || all[name] < 1 || all[name] > 2 ** 31 - 1)
+    if (!Number.isInteger(all[name]) || all[name] < 1 || all[name] > limits.timerMillisecondsMax)
       throw new ConfigurationError(`"${name}" is a whole number of 1 or more, and not ${String(all[name])}.`);
   if (all.batchCount > all.queueCount || all.batchBytes > all.queueBytes)
     throw new ConfigurationError(

@@ -43,6 +43,8 @@ export type Report = {
 type Batch = {
   /** The same for each attempt: the collector knows by it what it has taken already. */
   id: string;
+  /** How many entered the queue before its oldest line. */
+  place: number;
   lines: Line[];
   bytes: number;
   /** How often the collector failed at it. */
@@ -53,7 +55,8 @@ type Batch = {
   isDropped: boolean;
 };
 
-type Waiter = { until: number; done: () => void };
+/** It waits until all that entered before that place is settled. */
+type Waiter = { place: number; done: () => void };
 
 export class Lane {
   readonly #kind: Kind;
@@ -72,8 +75,8 @@ export class Lane {
   readonly #beside = new Set<Batch>();
   /** Those of them that failed. */
   readonly #again: Batch[] = [];
-  /** The pause before the next attempt: what ends it, and whether the collector asked for it. */
-  #rest: { end: () => void; isAsked: boolean } | undefined;
+  /** The pause before the next attempt: what ends it, and why it is. */
+  #rest: { end: () => void; error: FleetreelError | undefined } | undefined;
   #failures = 0;
   #isClosed = false;
   #isEnding = false;
@@ -82,9 +85,12 @@ export class Lane {
   readonly #session = randomHex();
   #batches = 0;
   #given = 0;
+  /** Those of the given that came into the queue. */
+  #entered = 0;
   #acknowledged = 0;
   #retries = 0;
   readonly #dropped: Record<DropReason, number> = { invalid: 0, full: 0, rejected: 0, closed: 0 };
+  /** In the order of their places. */
   readonly #waiters = new Set<Waiter>();
 
   constructor(kind: Kind, transport: Transport, bounds: Bounds, report: Report) {
@@ -110,6 +116,7 @@ export class Lane {
       return;
     }
     this.#queue.push({ text, bytes });
+    this.#entered++;
     this.#makeRoom();
     if (this.#isDue) this.#wake();
     else this.#arm();
@@ -132,14 +139,24 @@ export class Lane {
     };
   }
 
-  /** Sends what there is without waiting for more; resolves when all of it is settled, however long that takes. */
-  flush(): Promise<void> {
+  /** Sends what there is without waiting for more. Resolves with whether all of it was settled within the time. */
+  flush(milliseconds: number): Promise<boolean> {
     this.#due = this.#queue.count;
-    if (this.#rest?.isAsked === false) this.#rest.end();
+    if (this.#rest !== undefined && this.#askedPause(this.#rest.error) === undefined) this.#rest.end();
     this.#wake();
-    const until = this.#given;
-    if (this.#settled >= until) return Promise.resolve();
-    return new Promise((done) => this.#waiters.add({ until, done }));
+    const place = this.#entered;
+    if (this.#settledPlace >= place) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      const end = (isSettled: boolean) => {
+        clearTimeout(timer);
+        this.#waiters.delete(waiter);
+        resolve(isSettled);
+      };
+      const waiter = { place, done: () => end(true) };
+      this.#waiters.add(waiter);
+      // It keeps the process alive: somebody waits.
+      const timer = setTimeout(() => end(false), milliseconds);
+    });
   }
 
   /** Takes nothing from now on. */
@@ -199,8 +216,17 @@ export class Lane {
     return this.#queue.bytes + this.#sum(({ bytes }) => bytes);
   }
 
-  get #settled(): number {
-    return this.#given - this.#waiting;
+  /** All that entered before it is settled: some is dropped sooner than what is older, so counts do not tell. */
+  get #settledPlace(): number {
+    let place = Math.min(this.#queuePlace, this.#current?.place ?? Infinity);
+    for (const batch of this.#beside) place = Math.min(place, batch.place);
+    for (const batch of this.#again) place = Math.min(place, batch.place);
+    return place;
+  }
+
+  /** How many entered before the oldest of the queue. */
+  get #queuePlace(): number {
+    return this.#entered - this.#queue.count;
   }
 
   get #isDue(): boolean {
@@ -241,12 +267,11 @@ export class Lane {
 
   #tellWaiters(): void {
     if (this.#waiters.size === 0) return;
-    const settled = this.#settled;
-    for (const waiter of this.#waiters)
-      if (settled >= waiter.until) {
-        this.#waiters.delete(waiter);
-        waiter.done();
-      }
+    const settled = this.#settledPlace;
+    for (const waiter of this.#waiters) {
+      if (settled < waiter.place) return;
+      waiter.done();
+    }
   }
 
   #arm(): void {
@@ -281,11 +306,13 @@ export class Lane {
   /** The oldest of the queue as one request. */
   #seal(bytesMax: number): Batch | undefined {
     const { batchCount, batchBytes } = this.#bounds;
+    const place = this.#queuePlace;
     const lines = this.#queue.take(batchCount, Math.min(bytesMax, batchBytes));
     if (lines.length === 0) return undefined;
     this.#due = Math.max(0, this.#due - lines.length);
     return {
       id: this.#newId(),
+      place,
       lines,
       bytes: lines.reduce((sum, { bytes }) => sum + bytes, 0),
       internalErrors: 0,
@@ -309,7 +336,7 @@ export class Lane {
       if (error !== undefined) this.#report.trouble(error);
       this.#failures++;
       this.#retries++;
-      await this.#pause(this.#askedPause(error));
+      await this.#pause(error);
     }
   }
 
@@ -381,11 +408,11 @@ export class Lane {
     return error.retryAfterMilliseconds;
   }
 
-  async #pause(retryAfterMilliseconds: number | undefined): Promise<void> {
+  async #pause(error: FleetreelError | undefined): Promise<void> {
     const { min, max } = retryMilliseconds;
     const longest = this.#isEnding ? closingRetryMilliseconds : max;
     const doubled = Math.min(longest, min * 2 ** Math.min(this.#failures - 1, 20));
-    const milliseconds = retryAfterMilliseconds ?? doubled * (0.5 + Math.random() / 2);
+    const milliseconds = this.#askedPause(error) ?? doubled * (0.5 + Math.random() / 2);
     await new Promise<void>((resolve) => {
       const end = () => {
         clearTimeout(timer);
@@ -393,7 +420,7 @@ export class Lane {
         resolve();
       };
       const timer = later(milliseconds, end);
-      this.#rest = { end, isAsked: retryAfterMilliseconds !== undefined };
+      this.#rest = { end, error };
     });
   }
 }

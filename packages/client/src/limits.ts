@@ -21,6 +21,9 @@ export const requestMilliseconds = 10_000;
 /** How long closing, and the end of the process, wait for what has not been acknowledged. */
 export const closeMilliseconds = 5000;
 
+/** The longest that a timer waits: one of more ends at once. */
+export const timerMillisecondsMax = 2 ** 31 - 1;
+
 /** Pauses after a failure, doubled each time from the first to the last; each is shortened by chance to as little as half. */
 export const retryMilliseconds = { min: 250, max: 30_000 } as const;
 

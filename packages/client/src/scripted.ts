@@ -14,7 +14,7 @@ type Answer = {
 };
 
 /** What is answered to the nth request, from 0; nothing is silence. */
-type Script = (request: Seen, index: number) => Answer | undefined;
+type Script = (request: Seen, index: number) => Answer | undefined | Promise<Answer>;
 
 export const taken: Answer = { status: 200, body: { accepted: 1, duplicate: false } };
 
@@ -54,7 +54,7 @@ export class ScriptedServer implements AsyncDisposable {
         .map((line) => JSON.parse(line)),
       at: performance.now(),
     };
-    const answer = script(seen, this.seen.push(seen) - 1);
+    const answer = await script(seen, this.seen.push(seen) - 1);
     if (answer === undefined) return;
     const text = typeof answer.body === 'object' ? JSON.stringify(answer.body) : (answer.body ?? '');
     response.writeHead(answer.status, { 'content-type': 'application/json', ...answer.headers }).end(text);
