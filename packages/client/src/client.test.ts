@@ -368,3 +368,18 @@ test('a process ends within the time when the collector is away, and says what i
   clearTimeout(killer);
   expect(said).toMatch(/10 measures were dropped: they were not acknowledged when the client ended/);
 });
+
+test('a process ends where what it is told of a drop makes it write', async () => {
+  const { url } = await nobody();
+  const env = { ...process.env, URL: url, CLOSE: '100', WRITES: '1' };
+  await promisify(execFile)(process.execPath, [program], { env, timeout: 30_000 });
+});
+
+test('at the end of a process it is told of all that came since it was told of last', async () => {
+  const { url } = await nobody();
+  const { stderr } = await promisify(execFile)(process.execPath, [program], {
+    env: { ...process.env, URL: url, INVALID: '1' },
+    timeout: 30_000,
+  });
+  expect(stderr).toMatch(/The name of a measure .*\n.*The name of a measure .* \(999 times\)\n/);
+});

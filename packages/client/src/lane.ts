@@ -79,7 +79,6 @@ export class Lane {
   #rest: { end: () => void; error: FleetreelError | undefined } | undefined;
   #failures = 0;
   #isClosed = false;
-  #isEnding = false;
   /** Those that are under way. One signal for all of them would keep what hangs on it in some versions of Node. */
   readonly #requests = new Set<AbortController>();
   readonly #session = randomHex();
@@ -159,14 +158,9 @@ export class Lane {
     });
   }
 
-  /** Takes nothing from now on. */
+  /** Takes nothing from now on. The pauses between attempts are short: little time is left. */
   close(): void {
     this.#isClosed = true;
-  }
-
-  /** While it is set the pauses between attempts are short: little time is left. */
-  set isEnding(isEnding: boolean) {
-    this.#isEnding = isEnding;
   }
 
   /** Gives up what is not acknowledged yet. */
@@ -404,13 +398,13 @@ export class Lane {
 
   /** How long the collector wants to be left alone. While closing, one that is only away for now is asked sooner. */
   #askedPause(error: FleetreelError | undefined): number | undefined {
-    if (!(error instanceof RequestError) || (this.#isEnding && error.status !== 429)) return undefined;
+    if (!(error instanceof RequestError) || (this.#isClosed && error.status !== 429)) return undefined;
     return error.retryAfterMilliseconds;
   }
 
   async #pause(error: FleetreelError | undefined): Promise<void> {
     const { min, max } = retryMilliseconds;
-    const longest = this.#isEnding ? closingRetryMilliseconds : max;
+    const longest = this.#isClosed ? closingRetryMilliseconds : max;
     const doubled = Math.min(longest, min * 2 ** Math.min(this.#failures - 1, 20));
     const milliseconds = this.#askedPause(error) ?? doubled * (0.5 + Math.random() / 2);
     await new Promise<void>((resolve) => {
