@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any, Dict, List
 from unittest import mock
+from urllib.parse import parse_qs, urlsplit
 
 from fleetreel import Client, ConfigurationError, Drop, FleetreelError, KindStats, RequestError
 
@@ -300,6 +301,27 @@ class Refusing(ClientCase):
         self.assertNotIn(KEY, repr(client) + repr(vars(client)) + repr(vars(client._address)))
         with self.assertRaises(TypeError):
             pickle.dumps(client._address)
+
+
+class Finding(ClientCase):
+    def test_times_of_what_was_found_are_looked_for_as_they_are(self) -> None:
+        row = {"id": "1", "time": 1763802964123.456, "name": "m", "value": 1, "text": None, "metadata": {}, "source": "k"}
+        with ScriptedServer(lambda seen, index: (200, {}, {"measures": [row], "before": None})) as server:
+            client = self.client(server.url)
+            (found,) = client.measures()
+            cases: List[Any] = [
+                (found.time, "1763802964123.456"),
+                (found.time.timestamp(), "1763802964123.456"),
+                (datetime(2200, 1, 1, 0, 0, 0, 1, tzinfo=timezone.utc), "7258118400000.001"),
+                (datetime(2026, 1, 1, tzinfo=timezone.utc), "1767225600000"),
+                (1767225600, "1767225600000"),
+                ("-1h", "-1h"),
+            ]
+            for given, text in cases:
+                with self.subTest(text):
+                    list(client.measures(from_=given, to=given))
+                    query = parse_qs(urlsplit(server.seen[-1].path).query)
+                    self.assertEqual((query["from"], query["to"]), ([text], [text]))
 
 
 class Ending(ClientCase):

@@ -22,6 +22,8 @@ When = Union[datetime, float, str]
 #: Metadata that are equal, or conditions, all of which hold: ``["size>=10", "host=web-*"]``.
 Where = Union[Metadata, Sequence[str]]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -131,8 +133,11 @@ def _text(name: str, time: When) -> str:
     if isinstance(time, datetime):
         if time.tzinfo is None:
             raise ConfigurationError(f'"{name}" has no time zone: use datetime.now(timezone.utc).')
-        time = time.timestamp()
-    return format(round(time * 1000), "d")
+        milliseconds = (time - _EPOCH) / timedelta(milliseconds=1)
+    else:
+        milliseconds = time * 1000
+    # Microseconds are kept: a time that was found has them.
+    return f"{milliseconds:.3f}".rstrip("0").rstrip(".")
 
 
 def _conditions(where: Optional[Where]) -> Sequence[str]:
@@ -148,4 +153,4 @@ def _conditions(where: Optional[Where]) -> Sequence[str]:
 
 def _time(milliseconds: float) -> datetime:
     """As the integer of microseconds that it is: a float of seconds would round."""
-    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=round(milliseconds * 1000))
+    return _EPOCH + timedelta(microseconds=round(milliseconds * 1000))
