@@ -11,7 +11,7 @@ import traceback
 import unittest
 from datetime import datetime, timezone
 from decimal import Decimal
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
@@ -325,6 +325,84 @@ class Finding(ClientCase):
 
 
 class Ending(ClientCase):
+    def held(self) -> Tuple[ScriptedServer, threading.Event]:
+        """A server that takes what comes, but not before it is let."""
+        let_go = threading.Event()
+
+        def script(seen: Any, index: int) -> Any:
+            let_go.wait(30)
+            return TAKEN
+
+        server = ScriptedServer(script)
+        self.addCleanup(server.__exit__)
+        self.addCleanup(let_go.set)
+        return server, let_go
+
+    def test_what_is_given_while_it_closes_is_dropped_and_what_waited_is_sent(self) -> None:
+        server, let_go = self.held()
+        client = self.client(server.url)
+        for value in range(3):
+            client.measure("m", value)
+        closed: List[bool] = []
+        closing = threading.Thread(target=lambda: closed.append(client.close(30)))
+        closing.start()
+        eventually("it closes", lambda: client._is_closed)
+        for value in range(3):
+            client.measure("m", value)
+        eventually("a request under way", lambda: len(server.seen) == 1)
+        let_go.set()
+        closing.join()
+        self.assertEqual(closed, [True])
+        stats = client.stats().measure
+        self.assertEqual((stats.acknowledged, stats.dropped["closed"]), (3, 3))
+
+    def test_flushing_waits_for_what_there_was_whatever_becomes_of_what_comes_later(self) -> None:
+        has_returned = threading.Event()
+
+        def script(seen: Any, index: int) -> Any:
+            if index == 0:
+                for value in range(3):
+                    client.measure("", value)
+                for value in range(20):
+                    client.measure("m", value)
+                has_returned.wait(0.5)
+            return TAKEN
+
+        with ScriptedServer(script) as server:
+            client = self.client(server.url, batch_count=10, queue_count=10, flush_seconds=60)
+            for value in range(3):
+                client.measure("m", value)
+            self.assertTrue(client.flush(30))
+            stats = client.stats().measure
+            has_returned.set()
+            self.assertGreaterEqual(stats.acknowledged, 3)
+            self.assertEqual((stats.dropped["invalid"], stats.dropped["full"]), (3, 13))
+            self.assertTrue(client.close(30))
+
+    def test_times_that_are_none_are_as_long_as_can_be_waited(self) -> None:
+        server, let_go = self.held()
+        client = self.client(server.url, close_seconds=30)
+        client.measure("m", 1)
+        eventually("a request under way", lambda: len(server.seen) == 1)
+        self.assertFalse(client.flush(-1))
+        threading.Timer(0.1, let_go.set).start()
+        self.assertTrue(client.flush(float("nan")))
+        client.measure("m", 2)
+        self.assertTrue(client.flush(float("inf")))
+        client.measure("m", 3)
+        self.assertTrue(client.close(float("inf")))
+
+    def test_closing_does_not_wait_until_a_collector_that_is_away_has_said_to_come_back(self) -> None:
+        later = {"Retry-After": "300"}
+        for status, is_sent in ((503, True), (429, False)):
+            with self.subTest(status):
+                with ScriptedServer(lambda seen, index: (status, later, "") if index == 0 else TAKEN) as server:
+                    client = self.client(server.url)
+                    client.measure("m", 1)
+                    eventually("a pause", lambda: client.stats().measure.retries == 1)
+                    self.assertEqual(client.close(30 if is_sent else 0.2), is_sent)
+                    self.assertEqual(len(server.seen), 2 if is_sent else 1)
+
     def test_closing_waits_no_longer_than_it_may_and_what_comes_afterwards_is_counted(self) -> None:
         with ScriptedServer(lambda seen, index: None) as server:
             client = self.client(server.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import ssl
 import threading
@@ -233,15 +234,13 @@ class Client:
 
         Returns whether all of it was settled (acknowledged, or dropped and counted) within the time.
         """
-        end = time.monotonic() + (self._close_seconds if seconds is None else seconds)
+        end = self._end_after(seconds)
         with self._changed:
-            wanted = [(lane, lane.given) for lane in self._lanes.values()]
-            for lane in self._lanes.values():
-                lane.flush()
-            if any(lane.settled < given for lane, given in wanted):
+            wanted = [(lane, lane.flush()) for lane in self._lanes.values()]
+            if not all(lane.is_settled(place) for lane, place in wanted):
                 self._start()
                 self._changed.notify_all()
-            while any(lane.settled < given for lane, given in wanted):
+            while not all(lane.is_settled(place) for lane, place in wanted):
                 left = end - time.monotonic()
                 if left <= 0:
                     return False
@@ -253,11 +252,17 @@ class Client:
 
         What is given afterwards is, too. Returns whether nothing was left.
         """
-        self._begin_close(self._close_seconds if seconds is None else seconds)
+        self._begin_close(seconds)
         return self._finish_close()
 
-    def _begin_close(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def _end_after(self, seconds: Optional[float]) -> float:
+        """When so many seconds are over: monotonic. A lock is waited for no longer than it can."""
+        if seconds is None or math.isnan(seconds):
+            seconds = self._close_seconds
+        return time.monotonic() + min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+
+    def _begin_close(self, seconds: Optional[float] = None) -> None:
+        end = self._end_after(seconds)
         with self._changed:
             self._is_closed = True
             if self._end is None or self._end > end:
@@ -270,14 +275,14 @@ class Client:
     def _finish_close(self) -> bool:
         with self._changed:
             thread, end = self._thread, self._end or 0.0
-            has_left = any(lane.settled < lane.given for lane in self._lanes.values())
+            has_left = not all(lane.is_empty for lane in self._lanes.values())
         if thread is None and has_left:
             # None could be started, as at the end of the interpreter: then this one sends.
             self._run()
         elif thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, end - time.monotonic()))
         with self._changed:
-            is_empty = all(lane.settled == lane.given for lane in self._lanes.values())
+            is_empty = all(lane.is_empty for lane in self._lanes.values())
             for lane in self._lanes.values():
                 lane.abandon()
             told = self._teller.due(is_all=True)
@@ -366,7 +371,7 @@ class Client:
     def _is_over(self) -> bool:
         if self._end is None:
             return False
-        return time.monotonic() >= self._end or all(lane.settled == lane.given for lane in self._lanes.values())
+        return time.monotonic() >= self._end or all(lane.is_empty for lane in self._lanes.values())
 
     def _idle_seconds(self) -> Optional[float]:
         """Until there may be something to do; None until somebody says so."""
@@ -430,7 +435,7 @@ def _close_all() -> None:
     """At the end of the interpreter: all of them at a time."""
     clients = list(_clients)
     for client in clients:
-        client._begin_close(client._close_seconds)
+        client._begin_close()
     for client in clients:
         client._finish_close()
 

@@ -61,9 +61,11 @@ class Bounds:
 class Batch:
     """What one request brings."""
 
-    def __init__(self, id: str, lines: list[bytes]) -> None:
+    def __init__(self, id: str, place: int, lines: list[bytes]) -> None:
         #: The same for each attempt: the collector knows by it what it has taken already.
         self.id = id
+        #: How many entered the queue before its oldest line.
+        self.place = place
         self.lines = lines
         self.size = sum(map(len, lines))
         #: How often the collector failed at it.
@@ -87,13 +89,16 @@ class Lane:
         self._is_under_way = False
         self._failures = 0
         self._rest_until = 0.0
-        # Whether the collector asked for the pause.
+        # Whether the collector asked for the pause, and that because it has too much to do.
         self._is_asked = False
+        self._is_busy = False
         self.is_ending = False
         # A process that was forked has another: what it sends is not what its parent has sent.
         self._session = secrets.token_hex(16)
         self._batches = 0
         self._given = 0
+        # Those of the given that came into the queue.
+        self._entered = 0
         self._acknowledged = 0
         self._retries = 0
         self._dropped = dict.fromkeys(REASONS, 0)
@@ -113,6 +118,7 @@ class Lane:
             return True
         self._queue.append(line)
         self._queue_bytes += len(line)
+        self._entered += 1
         was_waited_for = self._due_at is not None
         if not was_waited_for:
             self._due_at = time.monotonic() + self._bounds.flush_seconds
@@ -132,18 +138,19 @@ class Lane:
         )
 
     @property
-    def given(self) -> int:
-        return self._given
+    def is_empty(self) -> bool:
+        return self._waiting == 0
 
-    @property
-    def settled(self) -> int:
-        return self._given - self._waiting
+    def is_settled(self, place: int) -> bool:
+        """Whether all that entered before is settled: some is dropped sooner than what is older, so counts do not tell."""
+        return (self._queue_place if self._current is None else self._current.place) >= place
 
-    def flush(self) -> None:
-        """All that there is is sent without waiting for more."""
+    def flush(self) -> int:
+        """All that there is is sent without waiting for more. Returns the place behind it."""
         self._due = len(self._queue)
-        if not self._is_asked:
+        if not self._is_asked or (self.is_ending and not self._is_busy):
             self._rest_until = 0.0
+        return self._entered
 
     def ready_at(self, now: float) -> Optional[float]:
         """When the next request can be made: monotonic seconds; None while there is nothing to send."""
@@ -197,6 +204,11 @@ class Lane:
             self._drop("closed", count)
 
     @property
+    def _queue_place(self) -> int:
+        """How many entered before the oldest of the queue."""
+        return self._entered - len(self._queue)
+
+    @property
     def _waiting(self) -> int:
         return len(self._queue) + (0 if self._current is None else len(self._current.lines))
 
@@ -233,6 +245,7 @@ class Lane:
         """The oldest of the queue as one request."""
         lines: list[bytes] = []
         size = 0
+        place = self._queue_place
         queue, bounds = self._queue, self._bounds
         while queue and len(lines) < bounds.batch_count and size + len(queue[0]) <= bounds.batch_bytes:
             line = queue.popleft()
@@ -243,7 +256,7 @@ class Lane:
         self._queue_bytes -= size
         self._due = max(0, self._due - len(lines))
         self._due_at = time.monotonic() + bounds.flush_seconds if queue else None
-        return Batch(self._new_id(), lines)
+        return Batch(self._new_id(), place, lines)
 
     def _new_id(self) -> str:
         self._batches += 1
@@ -263,8 +276,9 @@ class Lane:
 
     def _rest(self, error: FleetreelError) -> None:
         asked = error.retry_after_seconds if isinstance(error, RequestError) else None
+        self._is_busy = isinstance(error, RequestError) and error.status == 429
         # While closing, one that is only away for now is asked sooner.
-        if self.is_ending and not (isinstance(error, RequestError) and error.status == 429):
+        if self.is_ending and not self._is_busy:
             asked = None
         self._is_asked = asked is not None
         longest = CLOSING_RETRY_SECONDS if self.is_ending else RETRY_SECONDS_MAX
