@@ -207,6 +207,58 @@ class Sending(ClientCase):
             self.assertGreater(len(server.values), count)
             self.assertEqual(len(server.values), client.stats().measure.acknowledged)
 
+    def test_what_a_signal_handler_gives_is_counted_wherever_it_comes_and_one_thread_sends(self) -> None:
+        started: List[str] = []
+        start = threading.Thread.start
+
+        def counted(thread: threading.Thread) -> None:
+            started.append(thread.name)
+            start(thread)
+
+        def given_between(client: Client, place: int) -> bool:
+            """Gives a measure, and another at the begin or end of the so-manieth call within; whether there are so many."""
+            left = place
+
+            def between(*_: object) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    client.measure("between", 1)
+
+            sys.setprofile(between)
+            try:
+                client.measure("m", 1)
+            finally:
+                sys.setprofile(None)
+            return left <= 0
+
+        with ScriptedServer() as server, mock.patch("threading.Thread.start", counted):
+            place = 0
+            is_within = True
+            while is_within:
+                place += 1
+                started.clear()
+                client = self.client(server.url, flush_seconds=60)
+                is_within = given_between(client, place)
+                self.assertTrue(client.flush(30))
+                stats = client.stats().measure
+                count = 2 if is_within else 1
+                self.assertEqual((place, stats.given, stats.acknowledged, stats.waiting_bytes), (place, count, count, 0))
+                self.assertEqual((place, started.count("fleetreel")), (place, 1))
+                client.close()
+            self.assertGreater(place, 20)
+
+    def test_where_no_thread_can_be_started_what_is_wrong_is_told_and_closing_sends(self) -> None:
+        with ScriptedServer() as server:
+            client = self.client(server.url)
+            with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
+                client.measure("m", 1)
+                self.assertEqual([error.code for error in self.errors], ["no_thread"])
+                client.measure("", 1)
+                self.assertEqual([error.code for error in self.errors], ["no_thread", "invalid_entry"])
+            self.assertTrue(client.close(30))
+            self.assertEqual(server.values, [1])
+
 
 class Refusing(ClientCase):
     def test_what_can_not_be_is_told_and_counted_and_nothing_is_raised(self) -> None:

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Iterator, Optional, Type, Union
@@ -141,6 +142,10 @@ class Client:
         report = _Report(self, self._teller)
         self._lanes = {kind: Lane(kind, self._bounds, report) for kind in ("measure", "event")}
         self._transport = Transport(self._address)
+        # What the lanes have not yet, and whether it is being brought to them.
+        self._incoming: deque[tuple[str, Union[bytes, FleetreelError]]] = deque()
+        self._is_taking = False
+        # The one that sends, until it has ended.
         self._thread: Optional[threading.Thread] = None
         # When the sending ends at the latest: monotonic seconds; None while it goes on.
         self._end: Optional[float] = None
@@ -161,11 +166,10 @@ class Client:
         :param time: when it was, with a time zone, or seconds since 1970; now by default
         """
         try:
-            line = measure_line(name, value, metadata, time)
+            entry: Union[bytes, FleetreelError] = measure_line(name, value, metadata, time)
         except Exception as cause:  # A mapping of the application may raise anything.
-            self._refuse("measure", cause)
-        else:
-            self._put("measure", line)
+            entry = _invalid("measure", cause)
+        self._give("measure", entry)
 
     def event(
         self,
@@ -185,11 +189,10 @@ class Client:
         :param severity: ``debug``, ``info`` (by default), ``warning``, ``error`` or ``critical``
         """
         try:
-            line = event_line(name, text, metadata, time, end, severity)
+            entry: Union[bytes, FleetreelError] = event_line(name, text, metadata, time, end, severity)
         except Exception as cause:
-            self._refuse("event", cause)
-        else:
-            self._put("event", line)
+            entry = _invalid("event", cause)
+        self._give("event", entry)
 
     def measures(
         self,
@@ -237,9 +240,11 @@ class Client:
         end = self._end_after(seconds)
         with self._changed:
             wanted = [(lane, lane.flush()) for lane in self._lanes.values()]
-            if not all(lane.is_settled(place) for lane, place in wanted):
-                self._start()
-                self._changed.notify_all()
+            is_settled = all(lane.is_settled(place) for lane, place in wanted)
+            told = [] if is_settled else self._start()
+            self._changed.notify_all()
+        tell_all(told)
+        with self._changed:
             while not all(lane.is_settled(place) for lane, place in wanted):
                 left = end - time.monotonic()
                 if left <= 0:
@@ -307,34 +312,45 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._address.text!r})"
 
-    def _put(self, kind: str, line: bytes) -> None:
+    def _give(self, kind: str, entry: Union[bytes, FleetreelError]) -> None:
+        self._incoming.append((kind, entry))
+        told: list[tuple[Tell, int]] = []
         with self._changed:
-            if self._lanes[kind].put(line, self._is_closed):
-                self._changed.notify_all()
-            told = self._start()
+            # A signal handler or a destructor may give something in the midst of this: it is taken afterwards.
+            while self._incoming and not self._is_taking:
+                self._is_taking = True
+                try:
+                    told += self._take()
+                finally:
+                    self._is_taking = False
         tell_all(told)
 
-    def _refuse(self, kind: str, cause: Exception) -> None:
-        error = cause if isinstance(cause, FleetreelError) else InvalidEntryError(f"A {kind} can't be read: {cause!r}.")
-        with self._changed:
-            self._lanes[kind].refuse(error)
-            self._changed.notify_all()
-            told = self._start()
-        tell_all(told)
+    def _take(self) -> list[tuple[Tell, int]]:
+        """Brings what was given to the lanes. Returns what only the caller can tell."""
+        while self._incoming:
+            kind, entry = self._incoming.popleft()
+            lane = self._lanes[kind]
+            if isinstance(entry, FleetreelError):
+                lane.refuse(entry)
+                self._changed.notify_all()
+            elif lane.put(entry, self._is_closed):
+                self._changed.notify_all()
+        return self._start()
 
     def _start(self) -> list[tuple[Tell, int]]:
-        """Sees to it that there is a thread. Returns what only the caller can tell, as there is none any more."""
-        if self._is_closed:
-            return self._teller.due()
-        if self._thread is None:
+        """Sees to it that there is a thread. Returns what only the caller can tell where there is none."""
+        if self._thread is None and not self._is_closed:
             thread = threading.Thread(target=self._run, name="fleetreel", daemon=True)
-            try:
-                thread.start()
+            # A signal handler may have started one while this was made.
+            if self._thread is None:
                 self._thread = thread
-            except RuntimeError as cause:  # The system has no more of them, or the interpreter ends.
-                error = FleetreelError("no_thread", f"No thread can be started that sends: {cause}.")
-                self._teller.add("error no_thread", 1, lambda count: self._on_error(error, count))
-        return []
+                try:
+                    thread.start()
+                except RuntimeError as cause:  # The system has no more of them, or the interpreter ends.
+                    self._thread = None
+                    error = FleetreelError("no_thread", f"No thread can be started that sends: {cause}.")
+                    self._teller.add("error no_thread", 1, lambda count: self._on_error(error, count))
+        return self._teller.due() if self._thread is None or self._is_closed else []
 
     def _run(self) -> None:
         """Sends and tells until it is closed. The only place that waits for the collector."""
@@ -427,7 +443,11 @@ class _Report:
         self._teller.add(f"error {error.code}", 1, tell)
 
 
-#: Those that are not closed.
+def _invalid(kind: str, cause: Exception) -> FleetreelError:
+    return cause if isinstance(cause, FleetreelError) else InvalidEntryError(f"A {kind} can't be read: {cause!r}.")
+
+
+#: Those that are closed, too: a child needs their locks anew, and what they dropped since is told at the end.
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
