@@ -333,6 +333,13 @@ class Refusing(ClientCase):
                 client.measure("m", value)
             self.assertFalse(client.close(0.2))
 
+    def test_what_it_does_with_what_it_is_told_does_not_end_the_sending(self) -> None:
+        with ScriptedServer(lambda seen, index: (503, {}, "") if index == 0 else TAKEN) as server:
+            client = self.client(server.url, on_error=lambda *_: sys.exit(1))
+            with self.assertLogs("fleetreel", "ERROR"):
+                client.measure("m", 1)
+                eventually("it is sent", lambda: client.stats().measure.acknowledged == 1)
+
     def test_a_collector_that_says_nothing_is_left_after_the_time_and_asked_again(self) -> None:
         with ScriptedServer(lambda seen, index: None if index == 0 else TAKEN) as server:
             client = self.client(server.url, request_seconds=0.2)
@@ -468,6 +475,34 @@ class Ending(ClientCase):
         self.assertEqual((stats.measure.waiting, stats.measure.dropped["closed"]), (0, 4))
         self.assertEqual(stats.event.dropped["closed"], 1)
 
+    def test_it_may_be_closed_where_trouble_is_told(self) -> None:
+        with ScriptedServer(lambda seen, index: (503, {}, "") if index == 0 else TAKEN) as server:
+            closed: List[bool] = []
+            client: Client = self.client(server.url, on_error=lambda *_: closed.append(client.close(30)))
+            client.measure("m", 1)
+            eventually("it closed", lambda: closed)
+            self.assertEqual((closed, server.values), ([True], [1, 1]))
+
+    def test_closing_without_a_thread_waits_no_longer_than_it_may(self) -> None:
+        def script(seen: Any, index: int) -> Any:
+            time.sleep(0.05)
+            return TAKEN
+
+        with ScriptedServer(script) as server:
+            client = self.client(server.url, batch_count=1)
+            with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
+                for value in range(40):
+                    client.measure("m", value)
+            self.assertFalse(client.close(0.3))
+
+    def test_it_may_be_closed_in_the_midst_of_a_call_as_a_signal_handler_does(self) -> None:
+        with ScriptedServer() as server:
+            client = self.client(server.url)
+            client.measure("m", 1)
+            with client._changed:
+                self.assertTrue(client.close(30))
+            self.assertEqual(server.values, [1])
+
     def run_program(self, text: str, url: str) -> "subprocess.CompletedProcess[str]":
         head = f"import os, time\nfrom fleetreel import Client\nclient = Client({url!r}, {KEY!r}, flush_seconds=60, close_seconds=1)\n"
         return subprocess.run(
@@ -484,6 +519,32 @@ class Ending(ClientCase):
         ended = self.run_program("for value in range(10): client.measure('m', value)", nobody()[1])
         self.assertEqual(ended.returncode, 0)
         self.assertIn("10 measures were dropped: they were not acknowledged when the client ended.", ended.stderr)
+
+    def test_at_the_end_of_a_process_it_is_told_of_what_came_after_closing(self) -> None:
+        ended = self.run_program("client.close()\nfor value in range(10): client.measure('m', value)", nobody()[1])
+        told = [line for line in ended.stderr.splitlines() if "measures were dropped" in line]
+        self.assertEqual([line.split()[0] for line in told], ["1", "9"])
+
+    @unittest.skipUnless(hasattr(os, "fork"), "needs fork")
+    def test_a_child_goes_on_where_another_thread_was_writing_after_closing(self) -> None:
+        program = (
+            "import threading\n"
+            "client.close()\n"
+            "is_held, may_end = threading.Event(), threading.Event()\n"
+            "def hold():\n"
+            "    with client._changed:\n"
+            "        is_held.set()\n"
+            "        may_end.wait()\n"
+            "threading.Thread(target=hold).start()\n"
+            "is_held.wait()\n"
+            "child = os.fork()\n"
+            "if child == 0:\n"
+            "    client.measure('m', 1)\n"
+            "    os._exit(0)\n"
+            "assert os.waitpid(child, 0)[1] == 0\n"
+            "may_end.set()\n"
+        )
+        self.assertEqual(self.run_program(program, nobody()[1]).returncode, 0)
 
     @unittest.skipUnless(hasattr(os, "fork"), "needs fork")
     def test_what_a_child_gives_is_sent_once_by_the_child_and_what_its_parent_gave_by_the_parent(self) -> None:

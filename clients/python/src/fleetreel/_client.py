@@ -278,15 +278,16 @@ class Client:
             self._changed.notify_all()
 
     def _finish_close(self) -> bool:
-        with self._changed:
-            thread, end = self._thread, self._end or 0.0
-            has_left = not all(lane.is_empty for lane in self._lanes.values())
-        if thread is None and has_left:
-            # None could be started, as at the end of the interpreter: then this one sends.
+        if self._thread is None or self._thread is threading.current_thread():
+            # None could be started, as at the end of the interpreter, or it is told of something: then this one sends.
             self._run()
-        elif thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, end - time.monotonic()))
         with self._changed:
+            # Not by join(): a signal handler may close in the midst of what has the lock, and only this lets go of it.
+            while self._thread is not None:
+                left = (self._end or 0.0) - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
             is_empty = all(lane.is_empty for lane in self._lanes.values())
             for lane in self._lanes.values():
                 lane.abandon()
@@ -295,7 +296,6 @@ class Client:
         if not is_empty:
             self._transport.interrupt()
         tell_all(told)
-        _clients.discard(self)
         return is_empty
 
     def __enter__(self) -> Client:
@@ -359,10 +359,13 @@ class Client:
             with self._changed:
                 told = self._teller.due()
                 if not told:
+                    if self._is_over():
+                        self._transport.close()
+                        self._thread = None
+                        self._changed.notify_all()
+                        return
                     job = self._next()
                     if job is None:
-                        if self._is_over():
-                            break
                         self._changed.wait(self._idle_seconds())
                         continue
             tell_all(told)
@@ -372,7 +375,6 @@ class Client:
                 with self._changed:
                     lane.settle(batch, error)
                     self._changed.notify_all()
-        self._transport.close()
 
     def _next(self) -> Optional[tuple[Lane, Batch]]:
         now = time.monotonic()

@@ -65,5 +65,5 @@ def tell_all(told: list[tuple[Tell, int]]) -> None:
     for tell, count in told:
         try:
             tell(count)
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("on_error or on_drop raised")
