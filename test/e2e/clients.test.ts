@@ -189,7 +189,7 @@ describe.concurrent('with all that it needs', () => {
         const examples = [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map(
           ([, one]) => one,
         );
-        expect(examples).toHaveLength(3);
+        expect(examples).toHaveLength(4);
         const outputs: string[] = [];
         for (const [index, example = ''] of examples.entries()) {
           const file = join(folder, `example${index}.${end}`);
@@ -206,6 +206,7 @@ describe.concurrent('with all that it needs', () => {
         expect(outputs[0], readme).toBe('');
         expect(outputs[1], readme).toMatch(/ 12(?:\.0)? (?:true|True)\n(?:.*\n)*deployed version 3\n/);
         expect(outputs[2], readme).toBe('1\n');
+        expect(outputs[3], readme).toBe('');
       }
     } finally {
       await rm(folder, { recursive: true, force: true });
