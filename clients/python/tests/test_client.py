@@ -347,6 +347,18 @@ class Refusing(ClientCase):
             eventually("the second attempt", lambda: client.stats().measure.acknowledged == 1)
             self.assertEqual([str(error) for error in self.errors], [f"{server.url} did not answer within 0.2 s."])
 
+    def test_what_says_yes_and_is_no_collector_has_taken_nothing(self) -> None:
+        others: List[Any] = [(200, {"Content-Type": "text/html"}, "<!doctype html>"), (200, {}, {"ok": True}), (200, {}, "null")]
+        with ScriptedServer(lambda seen, index: others[index] if index < len(others) else TAKEN) as server:
+            client = self.client(server.url)
+            client.measure("m", 1)
+            eventually("the last attempt", lambda: client.stats().measure.acknowledged == 1)
+            self.assertEqual(len({seen.id for seen in server.seen}), 1)
+            self.assertEqual(len(server.seen), 4)
+            self.assertRegex(str(self.errors[0]), "^The answer of .* can't be read")
+            with self.assertRaisesRegex(FleetreelError, "is none of a collector"):
+                next(client.measures())
+
     def test_the_key_is_not_sent_on_to_another_address(self) -> None:
         with ScriptedServer() as other, ScriptedServer(lambda s, i: (307, {"Location": other.url}, "")) as server:
             client = self.client(server.url)

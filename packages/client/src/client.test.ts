@@ -253,6 +253,19 @@ test('a collector that says nothing is left after the time, and asked again', as
   await client.close();
 });
 
+test('what says yes and is no collector has taken nothing', async () => {
+  const others = [`<html>${key}`, { ok: true }, 'null'].map((body) => ({ status: 200, body }));
+  await using server = await ScriptedServer.start((_, index) => others[index] ?? taken);
+  const { client, told } = clientOf(server.url);
+  client.measure('m', 1);
+  await vi.waitFor(() => expect(client.stats().measure.acknowledged).toBe(1), soon);
+  expect([server.seen.length, new Set(server.seen.map(({ id }) => id)).size]).toEqual([4, 1]);
+  expect(told.errors.map(({ message }) => message)).toEqual([expect.stringMatching(/^The answer of .* can't be read/)]);
+  expect(inspect(told)).not.toContain(key);
+  await expect(client.measures().next()).rejects.toThrow('is none of a collector');
+  await client.close();
+});
+
 test('the key is not sent on to another address', async () => {
   await using other = await ScriptedServer.start();
   await using server = await ScriptedServer.start(() => ({ status: 307, headers: { location: other.url } }));

@@ -56,12 +56,12 @@ export async function* find<Row extends Found>(
   while (left > 0) {
     parameters.set('limit', String(Math.min(left, pageCount)));
     const answer = await transport.request(`/api/v1/${path}?${parameters.toString()}`, { method: 'GET' });
-    const page = (await transport.json(answer)) as Record<string, unknown> & { before: string | null };
+    const page = await transport.json(answer, `${path}s`);
     const rows = page[`${path}s`] as Row[];
     yield* rows;
     left -= rows.length;
     if (page.before === null) return;
-    parameters.set('before', page.before);
+    parameters.set('before', page.before as string);
   }
 }
 

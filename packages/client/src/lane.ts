@@ -385,8 +385,8 @@ export class Lane {
         signal: request.signal,
         keepalive,
       });
-      // The status says it all; the rest is read so that the connection can be used again.
-      await answer.arrayBuffer().catch(() => undefined);
+      // A proxy, or a server of pages at a wrong address, may say yes to anything.
+      await this.#transport.json(answer, 'accepted');
       return undefined;
     } catch (error) {
       return error instanceof FleetreelError ? error : new ConnectionError(String(error));

@@ -53,13 +53,17 @@ export class Transport {
     throw await this.#refusal(answer);
   }
 
-  /** The answer's body as JSON. @throws ConnectionError when it breaks off or is none */
-  async json(answer: Response): Promise<unknown> {
+  /** The answer's body: an object with this member, as a collector's is. @throws ConnectionError when it breaks off or is none */
+  async json(answer: Response, member: string): Promise<Record<string, unknown>> {
+    let document: unknown;
     try {
-      return await answer.json();
+      document = await answer.json();
     } catch (cause) {
-      throw new ConnectionError(`The answer of ${this.address} can't be read: ${reasonOf(cause)}.`);
+      throw new ConnectionError(`The answer of ${this.address} can't be read: ${this.#clean(reasonOf(cause))}.`);
     }
+    if (typeof document !== 'object' || document === null || !(member in document))
+      throw new ConnectionError(`The answer of ${this.address} is none of a collector.`);
+    return document as Record<string, unknown>;
   }
 
   #unreachable(cause: unknown, signal: AbortSignal): FleetreelError {

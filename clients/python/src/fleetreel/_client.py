@@ -403,7 +403,8 @@ class Client:
         seconds = None if end is None else max(0.1, end - time.monotonic())
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": batch.id}
         try:
-            self._transport.request("POST", f"/api/v1/{kind}", headers, b"".join(batch.lines), seconds)
+            body = b"".join(batch.lines)
+            self._transport.request("POST", f"/api/v1/{kind}", headers, body, member="accepted", seconds=seconds)
         except FleetreelError as error:
             return error
         return None

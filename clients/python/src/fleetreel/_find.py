@@ -9,7 +9,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence, Union
 from urllib.parse import urlencode
 
 from ._entry import Metadata, Severity
-from ._errors import ConfigurationError, ConnectionFailed
+from ._errors import ConfigurationError
 from ._limits import PAGE_COUNT
 from ._transport import Address, Transport
 
@@ -101,7 +101,7 @@ def _rows(
         while left is None or left > 0:
             count = PAGE_COUNT if left is None else min(left, PAGE_COUNT)
             query = urlencode([*parameters, ("limit", str(count)), *before])
-            page = _page(address, transport.request("GET", f"/api/v1/{kind}?{query}", {}, None))
+            page = transport.request("GET", f"/api/v1/{kind}?{query}", {}, None, member=f"{kind}s")
             rows = page[f"{kind}s"]
             yield from rows
             if left is not None:
@@ -111,16 +111,6 @@ def _rows(
             before = [("before", page["before"])]
     finally:
         transport.close()
-
-
-def _page(address: Address, body: bytes) -> dict[str, Any]:
-    try:
-        page = json.loads(body)
-    except ValueError as cause:
-        raise ConnectionFailed(f"The answer of {address.text} can't be read: {cause}.") from None
-    if not isinstance(page, dict):
-        raise ConnectionFailed(f"The answer of {address.text} is none of a collector.")
-    return page
 
 
 def _list(given: Optional[Names]) -> Sequence[str]:

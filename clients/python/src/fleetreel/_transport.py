@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from typing import Callable, Mapping, Optional, Union
+from typing import Any, Callable, Mapping, Optional, Union
 from urllib.parse import urlsplit
 
 from ._errors import ConfigurationError, ConnectionFailed, FleetreelError, RequestError
@@ -95,9 +95,19 @@ class Transport:
         self._connection: Optional[http.client.HTTPConnection] = None
 
     def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: Optional[bytes], seconds: Optional[float] = None
-    ) -> bytes:
-        """The body of the answer. Raises RequestError when it is no success, ConnectionFailed when there is none."""
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Optional[bytes],
+        *,
+        member: str,
+        seconds: Optional[float] = None,
+    ) -> dict[str, Any]:
+        """The body of the answer: an object with this member, as a collector's is.
+
+        Raises RequestError when it is no success, ConnectionFailed when there is none.
+        """
         limit = self._address.seconds if seconds is None else min(seconds, self._address.seconds)
         result = self._try(method, path, headers, body, limit)
         if isinstance(result, _Stale):
@@ -107,7 +117,14 @@ class Transport:
             raise self._unreachable("the connection was closed")
         if isinstance(result, FleetreelError):
             raise result
-        return result
+        try:
+            document = json.loads(result)
+        except (ValueError, RecursionError) as cause:
+            raise ConnectionFailed(f"The answer of {self._address.text} can't be read: {cause}.") from None
+        # A proxy, or a server of pages at a wrong address, may say yes to anything.
+        if not isinstance(document, dict) or member not in document:
+            raise ConnectionFailed(f"The answer of {self._address.text} is none of a collector.")
+        return document
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
