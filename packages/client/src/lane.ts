@@ -193,6 +193,14 @@ export class Lane {
       // Its own request ends with the page. Both have one id: if the page stays, the second is told that it was taken.
       void this.#post(current, true);
     }
+    for (const batch of this.#again.splice(0)) {
+      if (batch.bytes > left) {
+        this.#again.push(batch);
+        continue;
+      }
+      left -= batch.bytes;
+      void this.#deliverBeside(batch);
+    }
     while (left > 0) {
       const batch = this.#seal(left);
       if (batch === undefined) break;
