@@ -407,6 +407,48 @@ test('a setting is wanted of agents after it was said which hosts it changes', a
   await page.locator(`tr[data-agent="${host}"]`).getByText('interval').waitFor();
 });
 
+test('who wants one more setting of a target sees and keeps those that are wanted of it', async () => {
+  await page.goto(`${stack.address}/settings/agents`);
+  const all = page.locator('tr[data-target="all"]');
+  await all.getByText('2s').waitFor();
+  const button = page.getByRole('button', { name: 'Want a setting' });
+  const dialog = page.getByRole('dialog').and(page.locator('[open]'));
+  const act = dialog.getByRole('button', { name: 'Which hosts change?' });
+  const key = (number: number) => dialog.getByLabel(`Setting ${number}`, { exact: true });
+  const value = (number: number) => dialog.getByLabel(`Value ${number}`, { exact: true });
+  await button.click();
+  expect([await key(1).inputValue(), await value(1).inputValue()]).toEqual(['interval', '2s']);
+  // Of another target nothing is wanted yet, and nothing is nothing to do.
+  await dialog.getByLabel('Of', { exact: true }).selectOption('One host');
+  await dialog.getByLabel('Host', { exact: true }).fill(host);
+  expect(await key(1).inputValue()).toBe('');
+  expect(await act.isDisabled()).toBe(true);
+  await dialog.getByLabel('Of', { exact: true }).selectOption('All agents');
+  expect(await value(1).inputValue()).toBe('2s');
+  await dialog.getByRole('button', { name: 'Another setting' }).click();
+  await key(2).fill('container.labels');
+  await value(2).fill('com.example.team');
+  // Somebody else is faster.
+  const elsewhere = await page.request.put(`${stack.address}/api/v1/agents/settings/all`, {
+    data: { settings: { interval: '5s' } },
+    headers: { origin: stack.address },
+  });
+  expect(elsewhere.status()).toBe(200);
+  await act.click();
+  await dialog.getByRole('alert').getByText('Somebody else has changed this').waitFor();
+  expect([await value(1).inputValue(), await value(2).inputValue()]).toEqual(['5s', 'com.example.team']);
+  await act.click();
+  await dialog.getByRole('button', { name: 'Change 1 host' }).click();
+  await all.getByText('com.example.team').waitFor();
+  await all.getByText('5s').waitFor();
+  // Who takes one away reads which before it is done.
+  await all.getByRole('button', { name: /Change/ }).click();
+  await dialog.getByLabel('Take away setting 1').click();
+  await act.click();
+  await dialog.getByText(/^Not wanted any more: (interval|container\.labels)$/).waitFor();
+  await page.keyboard.press('Escape');
+});
+
 test('a host is let in by the line that is shown, run as it is, and shut out again', {
   timeout: 120 * second,
 }, async () => {

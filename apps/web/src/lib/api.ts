@@ -307,9 +307,10 @@ export class Api {
   setAgentSettings(target: string, body: AgentSettingsBody, dryRun = false): Promise<AgentSettingsChange> {
     const path = `agents/settings/${encodeURIComponent(target)}`;
     const parameters: Parameters = dryRun ? { dryRun: 'true' } : {};
+    const { settings, revision } = body;
     // To want nothing more is to take the target away.
-    return Object.keys(body.settings).length === 0
-      ? this.#ask('DELETE', path, parameters)
+    return Object.keys(settings).length === 0
+      ? this.#ask('DELETE', path, { ...parameters, ...(revision === undefined ? {} : { revision }) })
       : this.#ask('PUT', path, parameters, undefined, body);
   }
 

@@ -66,7 +66,8 @@ const put = (target: string, settings: unknown, more: { dryRun?: boolean; revisi
     settings,
     ...(more.revision !== undefined && { revision: more.revision }),
   });
-const remove = (target: string) => ask('DELETE', `agents/settings/${encodeURIComponent(target)}`);
+const remove = (target: string, question = '') =>
+  ask('DELETE', `agents/settings/${encodeURIComponent(target)}${question}`);
 /** What is in the bucket for an agent. */
 const textOf = async (host: string, bucket: KV = parts.pushed, tenant = 'default') => {
   const entry = await bucket.get(`${tenant}.${host}`);
@@ -175,8 +176,13 @@ test('what can not be is refused before anything is written', async () => {
   expect(changed).toMatchObject({ status: 409, body: { code: 'settings_changed' } });
   const revision: number = before.body.target.revision;
   expect((await put('host:web-1', { interval: '2s' }, { revision })).status).toBe(200);
-  expect((await ask('GET', 'agents/settings')).body.targets).toMatchObject([{ settings: { interval: '2s' } }]);
-  await remove('host:web-1');
+  // Nor is what somebody else changed meanwhile taken away.
+  for (const question of [`?revision=${revision}`, `?revision=${revision}&dryRun=true`])
+    expect(await remove('host:web-1', question)).toMatchObject({ status: 409, body: { code: 'settings_changed' } });
+  expect(await remove('host:web-1', '?revision=-1')).toMatchObject({ status: 400, body: { code: 'bad_value' } });
+  const [now] = (await ask('GET', 'agents/settings')).body.targets;
+  expect(now).toMatchObject({ settings: { interval: '2s' } });
+  expect((await remove('host:web-1', `?revision=${now?.revision}`)).status).toBe(200);
 });
 
 test('two collectors come to the same, and write no more than there is to write', async () => {

@@ -1,10 +1,10 @@
-import { ApiError } from '@fleetreel/proto/errors';
+import { ApiError, clip } from '@fleetreel/proto/errors';
 import { AgentSettingsBody, AgentSettingsChange, AgentSettingsPage, Agents } from '@fleetreel/proto/http';
 import Type from 'typebox';
 import { changeAgentSettings } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { type App, json, problem } from '#api/http/app.ts';
-import { oneOf, type Parameters } from '#api/http/parameters.ts';
+import { one, oneOf, type Parameters } from '#api/http/parameters.ts';
 import { settingsThatThereAre } from '#query/agents.ts';
 
 const params = Type.Object({
@@ -16,6 +16,12 @@ const params = Type.Object({
 const querystring = Type.Object({
   dryRun: Type.Optional(
     Type.Enum(['true', 'false'], { description: 'Whether nothing is changed, and only said which hosts would be' }),
+  ),
+});
+const removal = Type.Object({
+  ...querystring.properties,
+  revision: Type.Optional(
+    Type.String({ description: 'The revision that this is a change of; any when absent', examples: ['17'] }),
   ),
 });
 const isTrial = (query: Parameters) => oneOf(query, 'dryRun', ['true', 'false']) === 'true';
@@ -89,13 +95,21 @@ export function agentRoutes(app: App, { rooms }: FaceParts): void {
         summary: 'Want nothing more of a target',
         tags,
         params,
-        querystring,
-        response: { 200: json('What is wanted now', AgentSettingsChange), ...problem(400, 404, 503) },
+        querystring: removal,
+        response: { 200: json('What is wanted now', AgentSettingsChange), ...problem(400, 404, 409, 503) },
       },
     },
     ({ params: { target }, query, identity, ip: address }): Promise<AgentSettingsChange> => {
-      const change = { target, set: {}, unset: [], isWhole: true, isTrial: isTrial(query), revision: undefined };
+      const revision = revisionOf(query);
+      const change = { target, set: {}, unset: [], isWhole: true, isTrial: isTrial(query), revision };
       return changeAgentSettings({ rooms }, { identity, address }, change);
     },
   );
+}
+
+/** The revision that is asked for; undefined for any. @throws ApiError */
+function revisionOf(query: Parameters): number | undefined {
+  const value = one(query.revision);
+  if (value === undefined || /^\d{1,15}$/.test(value)) return value === undefined ? undefined : Number(value);
+  throw new ApiError('bad_value', { parameter: 'revision', value: clip(value), expected: 'a whole number' });
 }
