@@ -414,6 +414,7 @@ export class Ingest {
             host,
             subject: index === undefined ? message.subject : subject({ tenant, host, kind: 'frame' }),
             sequence: message.seq,
+            stored: String(message.timestampNanos),
             index,
             kind,
             reason,

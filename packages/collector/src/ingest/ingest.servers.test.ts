@@ -283,6 +283,24 @@ describe('ingest', () => {
     expect(collector.telemetry.missing().map(({ dependency }) => dependency)).not.toContain('ingest');
   });
 
+  test('puts aside what can not be stored, whatever ids others gave their messages', async () => {
+    const { state } = await log.manager.streams.info(streamName);
+    const foreseeing = new Agent('foreseeing');
+    const ids = Array.from({ length: 100 }, (_, index) => state.last_seq + 51 + index);
+    for (const id of ids) await foreseeing.send(encodeFrame(foreseeing.frame()), `dead-${id}`);
+    const agent = new Agent('foreseen');
+    await agent.send(Buffer.from('this is no frame'));
+    expect((await log.manager.streams.info(streamName)).state.last_seq).toBeLessThanOrEqual(ids.at(-1) ?? 0);
+    await using _ = await collect('foreseen');
+    await drained('foreseen');
+    expect(await deadLetters('foreseen')).toHaveLength(1);
+    // Who puts the same aside does so once.
+    await using again = await collect('foreseen-copy');
+    await drained('foreseen-copy');
+    expect(await counted(again.telemetry, 'dead_letters_total')).toBeGreaterThan(0);
+    expect(await deadLetters('foreseen')).toHaveLength(1);
+  });
+
   test('takes batches: each frame as if it had come alone, what can not be stored put aside by itself', async () => {
     await using _ = await collect('batch');
     const agent = new Agent('batch');

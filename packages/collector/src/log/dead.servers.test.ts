@@ -187,6 +187,16 @@ test('what can not be stored this time either comes back, with its tries counted
   expect((await change('/redrive?sequence=1,2', 'POST')).failed.map(({ sequence }) => sequence)).toEqual([1, 2]);
 });
 
+test('what is published again is not taken for what somebody else sent, whatever id that had', async () => {
+  await publish(frameOf('foreseen'), frame(1, Date.now() - 2 * day));
+  await parts.ingest(day);
+  const [letter] = (await list('?host=foreseen')).letters;
+  await parts.log.jetstream.publish(frameOf('other'), frame(1, Date.now()), { msgID: `redriven-${letter?.sequence}` });
+  expect(await change('/redrive?host=foreseen', 'POST')).toEqual({ done: 1, failed: [], before: null });
+  await parts.ingest(30 * day);
+  expect(await frames('foreseen')).toEqual([1]);
+});
+
 test('a message of the greatest size, and one that says a name of 64 KB, are put aside too', async () => {
   const most = parts.log.connection.info?.max_payload ?? 0;
   await publish(frameOf('large'), Buffer.alloc(most, 0xff));

@@ -116,10 +116,10 @@ export class DeadLetters {
 
   /** Publishes each again as it came, and forgets it when the log has it. @throws ApiError */
   async redrive(tenant: string, sequences: readonly number[]): Promise<Omit<DeadOutcome, 'before'>> {
-    return await this.#each(tenant, sequences, async (letter, bytes) => {
+    return await this.#each(tenant, sequences, async (letter, { data: bytes, timestamp: stored }) => {
       if (letter.cut) return `only its first ${bytes.length} of ${letter.sizeBytes} bytes were kept`;
       if (parseSubject(letter.subject) === undefined) return 'the subject that it came by is not known';
-      await republish(this.#log, { ...letter, bytes });
+      await republish(this.#log, { ...letter, stored, bytes });
       this.#telemetry.redriven();
       return undefined;
     });
@@ -137,7 +137,7 @@ export class DeadLetters {
   async #each(
     tenant: string,
     sequences: readonly number[],
-    act: (letter: DeadLetterHead, bytes: Uint8Array) => Promise<string | undefined>,
+    act: (letter: DeadLetterHead, found: StoredMsg) => Promise<string | undefined>,
   ): Promise<Omit<DeadOutcome, 'before'>> {
     return await reached(async () => {
       let done = 0;
@@ -145,7 +145,7 @@ export class DeadLetters {
       for (const sequence of sequences) {
         const found = await this.#find(tenant, sequence);
         const reason = found
-          ? await act(head(found.seq, found.subject, found.time.getTime(), found.header, found.data.length), found.data)
+          ? await act(head(found.seq, found.subject, found.time.getTime(), found.header, found.data.length), found)
           : 'there is no such dead letter';
         if (reason !== undefined) failed.push({ sequence, reason });
         else {

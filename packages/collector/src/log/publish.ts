@@ -1,4 +1,5 @@
 // The one way to write into the log.
+import { createHash } from 'node:crypto';
 import { prefix } from '@fleetreel/proto';
 import { headers } from '@nats-io/transport-node';
 import { deadLetterHeaderBytesMax, deadReasonCharactersMax } from '#limits.ts';
@@ -28,6 +29,8 @@ export type DeadLetter = {
   subject: string;
   /** The place in the log that it came from, and of a frame of a batch its place there: they make the dead letter unique. */
   sequence: number;
+  /** When the log took it, as the log says it. */
+  stored: string;
   index: number | undefined;
   kind: DeadKind;
   /** One sentence. */
@@ -54,16 +57,29 @@ export async function publishDeadLetter({ jetstream, connection }: Log, letter: 
   if (letter.bytes.length > most) header.set(deadHeaders.bytes, String(letter.bytes.length));
   await jetstream.publish(deadSubject(letter.tenant, letter.host), letter.bytes.subarray(0, most), {
     headers: header,
-    msgID: `dead-${letter.sequence}${letter.index === undefined ? '' : `-${letter.index}`}`,
+    msgID: idOf('dead', letter),
   });
 }
 
 /** Publishes the bytes of a dead letter again, under an id that makes a second attempt the same message. */
 export async function republish(
   { jetstream }: Log,
-  letter: { sequence: number; subject: string; tries: number; bytes: Uint8Array },
+  letter: { sequence: number; stored: string; subject: string; tries: number; bytes: Uint8Array },
 ): Promise<void> {
   const header = headers();
   header.set(deadHeaders.tries, String(letter.tries + 1));
-  await jetstream.publish(letter.subject, letter.bytes, { headers: header, msgID: `redriven-${letter.sequence}` });
+  await jetstream.publish(letter.subject, letter.bytes, { headers: header, msgID: idOf('redriven', letter) });
+}
+
+/**
+ * The same for the same message, and nothing that others foresee: ids are of the whole log, and what comes under one that was there is
+ * taken for what was. Places in the log can be counted; what a message says, and the nanosecond it came, can't.
+ */
+function idOf(
+  what: 'dead' | 'redriven',
+  message: { sequence: number; stored: string; index?: number | undefined; subject: string; bytes: Uint8Array },
+): string {
+  const { sequence, stored, index, subject, bytes } = message;
+  const about = JSON.stringify([sequence, stored, index ?? null, subject]);
+  return `${what}-${createHash('sha256').update(about).update(bytes).digest('hex').slice(0, 32)}`;
 }

@@ -215,6 +215,7 @@ test('frames that were put aside; while the log has no dead letter, nobody knows
   const letter = {
     subject: 'fr.v1.default.frame.dead',
     sequence: 1,
+    stored: '1',
     index: undefined,
     tries: 0,
     kind: 'refused' as const,
