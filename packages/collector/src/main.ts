@@ -97,7 +97,7 @@ async function run(settings: Settings): Promise<number> {
     closing.push(() => drained(log));
     const wanted = logSettings(settings);
     await until(() => keepLog(log, wanted, place, telemetry), 'ingest', telemetry, signal);
-    const registry = await Registry.open(log, clock);
+    const registry = await Registry.open({ log, telemetry, clock });
     closing.push(() => registry.close());
     await access.open(log);
     closing.push(() => access.close());
@@ -286,7 +286,7 @@ async function rebuildStore(settings: Settings): Promise<0 | 1> {
     const days = rawDays(settings);
     const tables = () => keepTables(settings.questdb, days, telemetry);
     await tables();
-    await using registry = await Registry.open(log, clock);
+    await using registry = await Registry.open({ log, telemetry, clock });
     await using writer = new Writer(settings.questdb, tables, telemetry);
     const isRight = await rebuild(
       {

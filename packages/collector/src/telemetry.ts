@@ -71,7 +71,11 @@ export class Telemetry {
     'agent_settings_pushed_total',
     'Settings of agents that were put where they find them.',
   );
-  readonly #unreadable = this.#counter('agent_settings_unreadable_total', 'Entries of settings that are none of ours.');
+  readonly #leftOut = this.#counter(
+    'bucket_entries_unreadable_total',
+    'Entries of buckets that can not be read and are left out.',
+    ['bucket'],
+  );
   readonly #replays = this.#gauge('replay_sessions', 'Replays and cursors that are open.', ['kind']);
   readonly #replayed = this.#counter('replay_frames_total', 'Frames sent to replays and cursors.');
   readonly #signIns = this.#counter('sign_ins_total', 'Tries to sign in, by their result.', ['result']);
@@ -235,9 +239,13 @@ export class Telemetry {
     this.#pushed.inc();
   }
 
-  agentSettingsUnreadable(entry: string, reason: string): void {
-    this.#unreadable.inc();
-    this.log.warn({ entry, reason }, 'an entry of the settings of agents can not be read; it is left out');
+  bucketNotFollowed(bucket: string, reason: string): void {
+    this.log.warn({ bucket, reason }, 'a bucket of the log can not be read; it is tried again');
+  }
+
+  entryLeftOut(bucket: string, key: string, reason: string): void {
+    this.#leftOut.inc({ bucket });
+    this.log.warn({ bucket, key, reason }, 'an entry of a bucket can not be read; it is left out');
   }
 
   agentSettingsFailed(reason: string): void {

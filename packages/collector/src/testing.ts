@@ -69,7 +69,7 @@ export async function startLog(
   const log = await connectLog(nats);
   closing.defer(() => log.connection.close());
   await keepLog(log, bounds, 'main', telemetry);
-  const registry = closing.use(await Registry.open(log));
+  const registry = closing.use(await Registry.open({ log, telemetry }));
   return { log, registry };
 }
 

@@ -7,7 +7,7 @@ import { answerMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { Follower } from '#log/follow.ts';
 import { answered, buckets, isOvertaken } from '#log/stream.ts';
-import { sentence, type Telemetry } from '#telemetry.ts';
+import type { Telemetry } from '#telemetry.ts';
 
 /** Times are UTC, milliseconds since 1970; digests are of secrets that are not kept (`secret.ts`). */
 export type Content = {
@@ -87,23 +87,17 @@ export class Entries {
     this.#bucket = await log.buckets.open(buckets.access);
     const filled = Promise.withResolvers<void>();
     const late = new AbortController();
-    this.#follower = new Follower(
-      log,
-      buckets.access,
-      {
-        take: (entry) => this.#see(entry),
-        // While the bucket is away, and until it is read to its end again, what is known goes on to be.
-        known: () => Object.values(this.#entries).flatMap((of) => [...of.values()].map(nameOf)),
-        forget: (name) => this.#forget(name),
-        anew: () => this.#begin(),
-        filled: () => {
-          this.#isFilled = true;
-          filled.resolve();
-        },
-        failed: (cause) => this.#telemetry.log.debug({ reason: sentence(cause) }, 'the users are not followed'),
+    this.#follower = new Follower({ log, telemetry: this.#telemetry, clock: this.#clock }, buckets.access, {
+      take: (entry) => this.#see(entry),
+      // While the bucket is away, and until it is read to its end again, what is known goes on to be.
+      known: () => Object.values(this.#entries).flatMap((of) => [...of.values()].map(nameOf)),
+      forget: (name) => this.#forget(name),
+      anew: () => this.#begin(),
+      filled: () => {
+        this.#isFilled = true;
+        filled.resolve();
       },
-      this.#clock,
-    );
+    });
     try {
       await Promise.race([filled.promise, this.#clock.sleep(answerMilliseconds, late.signal)]);
     } finally {

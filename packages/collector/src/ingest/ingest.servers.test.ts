@@ -163,7 +163,7 @@ async function drainAway(name: string): Promise<void> {
 async function collect(name: string, telemetry = new Telemetry('silent'), clock = systemClock) {
   const keep = () => keepLog(log, bounds, name, telemetry);
   await keep();
-  const registry = await Registry.open(log);
+  const registry = await Registry.open({ log, telemetry });
   const writer = new Writer(store(), () => keepTables(store(), 30, telemetry), telemetry);
   const parts = { log, store: name, keepLog: keep, rawMilliseconds: 30 * day, writer, registry, clock };
   const ingest = new Ingest({ ...parts, written: () => undefined, telemetry });

@@ -7,10 +7,12 @@ import { freePort, startProgram } from '@fleetreel/test/servers/program';
 import type { KV } from '@nats-io/kv';
 import Value from 'typebox/value';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { type Clock, systemClock } from '#clock.ts';
 import { pushedRepairMilliseconds } from '#limits.ts';
 import { AgentSettings } from '#log/agent_settings.ts';
 import { connectLog, type Log } from '#log/connect.ts';
 import { Registry } from '#log/registry.ts';
+import { buckets } from '#log/stream.ts';
 import { Telemetry } from '#telemetry.ts';
 import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
 
@@ -88,8 +90,9 @@ async function cli(...args: string[]): Promise<{ code: number | null; text: stri
 /** Another collector on the same log. */
 async function another(): Promise<{ log: Log; registry: Registry; settings: AgentSettings }> {
   const log = await connectLog(parts.nats.url);
-  const registry = await Registry.open(log);
-  const settings = await AgentSettings.open({ log, registry, telemetry: new Telemetry('silent') });
+  const telemetry = new Telemetry('silent');
+  const registry = await Registry.open({ log, telemetry });
+  const settings = await AgentSettings.open({ log, registry, telemetry });
   onTestFinished(async () => {
     await settings.close();
     await registry.close();
@@ -224,7 +227,7 @@ test('what somebody else writes is told, and made right', async () => {
   await parts.settings.put('default.all', '{"settings":{"interval":5}}');
   await parts.settings.put('default.host.web-2', 'null');
   const unreadable = async () =>
-    (await parts.telemetry.registry.metrics()).match(/agent_settings_unreadable_total (\d+)/)?.[1];
+    (await parts.telemetry.registry.metrics()).match(/bucket_entries_unreadable_total{bucket="settings"} (\d+)/)?.[1];
   await until(unreadable).toBe('3');
   expect((await ask('GET', 'agents/settings')).body.targets).toMatchObject([{ target: 'host:web-1' }]);
   expect((await put('all', { interval: '3s' })).status).toBe(409);
@@ -264,6 +267,44 @@ test('by the command line: a trial, set, unset, and what is wrong', async () => 
   expect(wrong.code).toBe(2);
   expect(wrong.text).toMatch(/interval can't be "soon"\. Give a duration/);
   await remove('tag:role=web');
+});
+
+test.each([buckets.settings, buckets.hosts])('nothing is pushed before all of the bucket %s is read', async (late) => {
+  await describe('web-1', { own_tags: { role: 'web' } });
+  await put('tag:role=web', { interval: '1s' });
+  await put('host:web-1', { 'sources.llm': 'off' });
+  await until(() => textOf('web-1')).toBe(pushedText({ interval: '1s', 'sources.llm': 'off' }));
+  const last = async () => (await parts.log.manager.streams.info(`KV_${agentsBucket}`)).state.last_seq;
+  const before = await last();
+  // Seconds are milliseconds: what is waited for comes too late.
+  const clock: Clock = {
+    now_us: systemClock.now_us,
+    monotonic_ms: () => systemClock.monotonic_ms() * 1000,
+    sleep: (milliseconds, signal) => systemClock.sleep(milliseconds / 1000, signal),
+  };
+  const log = await connectLog(parts.nats.url);
+  onTestFinished(() => log.connection.close());
+  const gate = Promise.withResolvers<void>();
+  // To open it is one thing, to read it another.
+  let opened = 0;
+  const open = async (bucket: string) => {
+    if (bucket === late && ++opened > 1) await gate.promise;
+    return await log.buckets.open(bucket);
+  };
+  const telemetry = new Telemetry('silent');
+  const slow = { log: { ...log, buckets: { open } as unknown as Log['buckets'] }, telemetry, clock };
+  await using registry = await Registry.open(slow);
+  await using settings = await AgentSettings.open({ ...slow, registry });
+  using _ = { [Symbol.dispose]: gate.resolve };
+  // What another would do by now.
+  for (let round = 0; round < 100; round++) await log.connection.flush();
+  expect(await last()).toBe(before);
+  gate.resolve();
+  await until(() => settings.wantedOf('default', 'web-1').targets).toEqual(['tag:role=web', 'host:web-1']);
+  const { revision = 0 } = settings.get('default', 'host:web-1') ?? {};
+  await settings.put('default', { kind: 'host', host: 'web-1' }, { 'sources.gpu': 'off' }, revision);
+  await until(() => textOf('web-1')).toMatch(/gpu/);
+  for (const target of ['tag:role=web', 'host:web-1']) await remove(target);
 });
 
 test('after a restart of NATS what is wanted is known, and put where it belongs', async () => {

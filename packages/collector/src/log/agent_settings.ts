@@ -60,6 +60,8 @@ export class AgentSettings {
   readonly #repaired = new Map<string, number>();
   readonly #closed = new AbortController();
   readonly #followers: Follower[] = [];
+  /** Buckets that are not read to their end: what follows from a part of them is not what is wanted. */
+  readonly #unread = new Set<string>([buckets.settings, agentsBucket, buckets.hosts]);
   #keeping: Promise<void> | undefined;
   #wake = new AbortController();
   readonly #end: () => void;
@@ -76,21 +78,21 @@ export class AgentSettings {
     });
   }
 
-  /** Opens both buckets, which have to exist; resolves when what is wanted is known. */
+  /** Opens both buckets, which have to exist; resolves when what is wanted is known, or after a moment. */
   static async open(parts: AgentSettingsParts): Promise<AgentSettings> {
     const { buckets: open } = parts.log;
     const opened = new AgentSettings(parts, await open.open(buckets.settings), await open.open(agentsBucket));
+    void parts.registry.whole.then(() => opened.#read(buckets.hosts));
     const late = new AbortController();
     try {
       const filled = Promise.all([
-        opened.#follow(parts.log, buckets.settings, opened.#wanted, (entry) => opened.#takeTarget(entry)),
-        opened.#follow(parts.log, agentsBucket, opened.#written, (entry) => opened.#takePushed(entry)),
+        opened.#follow(parts, buckets.settings, opened.#wanted, (entry) => opened.#takeTarget(entry)),
+        opened.#follow(parts, agentsBucket, opened.#written, (entry) => opened.#takePushed(entry)),
       ]);
       await Promise.race([filled, opened.#clock.sleep(answerMilliseconds, late.signal)]);
     } finally {
       late.abort();
     }
-    for (const { tenant, host } of parts.registry.list()) opened.#look(`${tenant}.${host}`);
     opened.#keeping = opened.#keep();
     return opened;
   }
@@ -180,21 +182,17 @@ export class AgentSettings {
 
   #takeTarget(entry: KvEntry): void {
     const named = targetIn(entry.key);
-    if (!named) {
-      this.#telemetry.agentSettingsUnreadable(`${buckets.settings}/${entry.key}`, 'it is no target');
-      return;
-    }
+    if (!named) throw new TypeError('it is no target');
     const { tenant, target } = named;
     const text = targetText(target);
     const before = this.#of(tenant).get(text);
     // What this collector has written itself is known already.
     if (before && before.revision >= entry.revision) return;
     const content = entry.operation === 'PUT' ? contentOf(entry) : undefined;
-    if (content === undefined && entry.operation === 'PUT')
-      this.#telemetry.agentSettingsUnreadable(`${buckets.settings}/${entry.key}`, 'it is none of ours');
     if (content) this.#of(tenant).set(text, { target, revision: entry.revision, ...content });
     else this.#of(tenant).delete(text);
     this.#lookAtAll(tenant, target);
+    if (content === undefined && entry.operation === 'PUT') throw new TypeError('it is none of ours');
   }
 
   #takePushed(entry: KvEntry): void {
@@ -222,13 +220,23 @@ export class AgentSettings {
     this.#wake.abort();
   }
 
-  /** Writes what is due, some at a time, for as long as it lasts. */
+  #read(bucket: string): void {
+    this.#unread.delete(bucket);
+    for (const { tenant, host } of this.#registry.list()) this.#look(`${tenant}.${host}`);
+    this.#wake.abort();
+  }
+
+  /** Writes what is due, once all is known, some at a time, for as long as it lasts. */
   async #keep(): Promise<void> {
     const { signal } = this.#closed;
     let retry_ms: number = retryMilliseconds.min;
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const now_ms = this.#clock.monotonic_ms();
+      if (this.#unread.size > 0) {
+        await untilAborted(this.#wake.signal);
+        continue;
+      }
       const keys = [...this.#due].filter(([, at_ms]) => at_ms <= now_ms).map(([key]) => key);
       for (const key of keys) this.#due.delete(key);
       try {
@@ -254,6 +262,7 @@ export class AgentSettings {
   async #write(key: string): Promise<void> {
     const [tenant = '', host = ''] = key.split('.');
     for (let tries = 1; tries <= settingsTriesMax; tries++) {
+      if (this.#unread.size > 0) return this.#look(key);
       const { text } = this.wantedOf(tenant, host);
       const found = this.#written.get(key);
       if (found?.text === text) return;
@@ -289,12 +298,28 @@ export class AgentSettings {
   }
 
   /** Keeps what is known in step with a bucket; resolves when all of it was taken. */
-  #follow(log: Log, bucket: string, known: { clear(): void }, take: (entry: KvEntry) => void): Promise<void> {
-    const { promise, resolve: filled } = Promise.withResolvers<void>();
-    this.#followers.push(new Follower(log, bucket, { take, anew: () => known.clear(), filled }, this.#clock));
+  #follow(
+    parts: AgentSettingsParts,
+    bucket: string,
+    known: { clear(): void },
+    take: (entry: KvEntry) => void,
+  ): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const anew = () => {
+      this.#unread.add(bucket);
+      known.clear();
+    };
+    const filled = () => {
+      this.#read(bucket);
+      resolve();
+    };
+    this.#followers.push(new Follower(parts, bucket, { take, anew, filled }));
     return promise;
   }
 }
+
+const untilAborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 
 /** The key of a target: the values of tags may be of any characters. */
 function keyOf(tenant: string, target: Target): string {

@@ -7,8 +7,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Access } from '#access/access.ts';
 import { Entries } from '#access/entries.ts';
 import { makeSecret } from '#access/secret.ts';
-import { systemClock } from '#clock.ts';
+import { type Clock, systemClock } from '#clock.ts';
 import { connectLog, type Log } from '#log/connect.ts';
+import { Follower } from '#log/follow.ts';
 import type { Registry } from '#log/registry.ts';
 import { buckets, isOvertaken } from '#log/stream.ts';
 import { Telemetry } from '#telemetry.ts';
@@ -144,6 +145,55 @@ test('of a bucket that was made anew nothing of before is true', async () => {
   } finally {
     await other.connection.close();
   }
+});
+
+test('an entry that can not be read is left out, told once, and keeps nothing else from being known', async () => {
+  const other = await connectLog(nats.url);
+  try {
+    const hosts = await other.buckets.open(buckets.hosts);
+    await hosts.put('default.broken', '{"firstSeen": 17');
+    await hosts.put('default.foreign', '17');
+    const after = () => [one, two].map(({ registry }) => registry.get('default', 'after')?.host);
+    await one.registry.describe('default', describedHost('after'));
+    await expect.poll(after, soon).toEqual(['after', 'after']);
+    // Also when all is read again.
+    const found = await startCollector();
+    expect(found.registry.get('default', 'after')?.host).toBe('after');
+    for (const host of ['broken', 'foreign']) expect(found.registry.get('default', host)).toBeUndefined();
+    await two.log.connection.reconnect();
+    await one.registry.describe('default', describedHost('later'));
+    await expect.poll(() => two.registry.get('default', 'later')?.host, soon).toBe('later');
+    const told = /bucket_entries_unreadable_total{bucket="hosts"} (\d+)/;
+    // Two entries, by each of three.
+    expect((await telemetry.registry.metrics()).match(told)?.[1]).toBe('6');
+    // What the host says of itself is written over it.
+    await one.registry.describe('default', describedHost('broken'));
+    await expect.poll(() => found.registry.get('default', 'broken')?.host, soon).toBe('broken');
+  } finally {
+    await other.connection.close();
+  }
+});
+
+test('why a bucket can not be read is said once, however often it is tried', async () => {
+  const said: string[] = [];
+  const telling = Object.assign(new Telemetry('silent'), {
+    bucketNotFollowed: (bucket: string, reason: string) => said.push(`${bucket}: ${reason}`),
+  });
+  let tries = 0;
+  const clock: Clock = {
+    ...systemClock,
+    sleep: (_, signal) => {
+      tries++;
+      return systemClock.sleep(1, signal);
+    },
+  };
+  const filled = Promise.withResolvers<void>();
+  const follow = { take: () => undefined, filled: filled.resolve };
+  await using _ = new Follower({ log: one.log, telemetry: telling, clock }, 'missing', follow);
+  await expect.poll(() => tries, soon).toBeGreaterThan(5);
+  expect(said).toEqual([expect.stringMatching(/^missing: .*not found/)]);
+  await one.log.buckets.create('missing', { history: 1 });
+  await filled.promise;
 });
 
 test('who can not be known without the log is told to come again, and not that he is nobody', () => {

@@ -2,10 +2,9 @@
 import type { HostDescription, HostRefusal } from '@fleetreel/proto';
 import { token } from '@fleetreel/proto';
 import type { KV, KvEntry } from '@nats-io/kv';
-import { type Clock, systemClock } from '#clock.ts';
+import { systemClock } from '#clock.ts';
 import { answerMilliseconds, refusalsMax } from '#limits.ts';
-import type { Log } from '#log/connect.ts';
-import { Follower } from '#log/follow.ts';
+import { Follower, type FollowerParts } from '#log/follow.ts';
 import { isIn, type Partition } from '#log/partition.ts';
 import { buckets, isOvertaken } from '#log/stream.ts';
 
@@ -29,6 +28,7 @@ export class Registry {
   readonly #partition: Partition;
   readonly #entries = new Map<string, RegistryEntry>();
   readonly #listeners = new Set<Listener>();
+  readonly #whole = Promise.withResolvers<void>();
   #follower: Follower | undefined;
 
   private constructor(hosts: KV, claims: KV, partition: Partition) {
@@ -37,29 +37,29 @@ export class Registry {
     this.#partition = partition;
   }
 
-  /** Opens the registry; resolves when it knows every host of the log's partition. The buckets have to exist. */
-  static async open(log: Log, clock: Clock = systemClock): Promise<Registry> {
+  /** Opens the registry; resolves when it knows every host of the log's partition, or after a moment. The buckets have to exist. */
+  static async open(parts: FollowerParts): Promise<Registry> {
+    const { log, clock = systemClock } = parts;
     const [hosts, claims] = [await log.buckets.open(buckets.hosts), await log.buckets.open(buckets.claims)];
     const registry = new Registry(hosts, claims, log.partition);
-    const { promise: filled, resolve } = Promise.withResolvers<void>();
-    registry.#follower = new Follower(
-      log,
-      buckets.hosts,
-      {
-        take: (entry) => registry.#take(entry),
-        known: () => registry.#entries.keys(),
-        forget: (key) => registry.#forget(key),
-        filled: resolve,
-      },
-      clock,
-    );
+    registry.#follower = new Follower(parts, buckets.hosts, {
+      take: (entry) => registry.#take(entry),
+      known: () => registry.#entries.keys(),
+      forget: (key) => registry.#forget(key),
+      filled: registry.#whole.resolve,
+    });
     const late = new AbortController();
     try {
-      await Promise.race([filled, clock.sleep(answerMilliseconds, late.signal)]);
+      await Promise.race([registry.whole, clock.sleep(answerMilliseconds, late.signal)]);
     } finally {
       late.abort();
     }
     return registry;
+  }
+
+  /** Resolves when every host is known. */
+  get whole(): Promise<void> {
+    return this.#whole.promise;
   }
 
   /** The hosts of a tenant; of all when none is named. */
@@ -122,7 +122,7 @@ export class Registry {
     const key = `${tenant}.${token('host', host)}`;
     for (;;) {
       const found = await this.#hosts.get(key);
-      const entry = found && stored(found);
+      const entry = found && readable(found);
       const wanted = change(entry ?? { firstSeen: seen, description: null, refusals: [] });
       if (wanted === undefined) return;
       const text = JSON.stringify(wanted);
@@ -156,7 +156,21 @@ export class Registry {
   }
 }
 
-/** The content of an entry; undefined when it is a deletion. */
+/** The content of an entry; undefined when it is a deletion. @throws where it is none of ours */
 function stored(entry: KvEntry): Stored | undefined {
-  return entry.operation === 'PUT' ? entry.json<Stored>() : undefined;
+  if (entry.operation !== 'PUT') return undefined;
+  const content = entry.json<Partial<Stored> | null>();
+  const { firstSeen, description, refusals } = content ?? {};
+  if (typeof firstSeen !== 'number' || typeof description !== 'object' || !Array.isArray(refusals))
+    throw new TypeError('it is none of ours');
+  return { firstSeen, description, refusals };
+}
+
+/** As `stored`; what is none of ours is written over. */
+function readable(entry: KvEntry): Stored | undefined {
+  try {
+    return stored(entry);
+  } catch {
+    return undefined;
+  }
 }
