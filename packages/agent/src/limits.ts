@@ -58,6 +58,8 @@ export const pingMilliseconds = 10_000;
 
 /** Pause between two looks at a key that has changed, milliseconds; a server of a cluster may be so far behind another. */
 export const toldReadMilliseconds = 50;
+/** How often a key is looked at though nothing is told of it, milliseconds on average. */
+export const ownKeyLookMilliseconds = 60_000;
 /** Looks at a key, with growing pauses, until it is as new as was told. */
 export const toldReadsMax = 6;
 

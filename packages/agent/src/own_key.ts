@@ -1,10 +1,11 @@
-// A key of a bucket that is this host's own, read by itself and followed by what the bucket tells of it. A consumer, as the client's watch
+// A key of a bucket that is this host's own, read by itself and followed by what the bucket tells of it, which is told once: where a link
+// behind a site's server was down then, nobody hears of it, and so it is looked at now and then as well. A consumer, as the client's watch
 // makes one, is nothing that a host may make: it could have messages delivered wherever it likes.
 import { toldSubject } from '@fleetreel/proto';
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection, QueuedIterator, Status } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
-import { toldReadMilliseconds, toldReadsMax } from '#limits.ts';
+import { ownKeyLookMilliseconds, toldReadMilliseconds, toldReadsMax } from '#limits.ts';
 import { untilItSucceeds } from '#retry.ts';
 
 /** A key's newest entry. */
@@ -28,12 +29,8 @@ export async function* followKey(options: OwnKeyOptions, signal: AbortSignal): A
   const { connection, kv, bucket, key, clock, failed } = options;
   /** The newest revision that was told of. */
   let told = 0;
-  let isWoken = true;
-  let wake = Promise.withResolvers<void>();
-  const look = () => {
-    isWoken = true;
-    wake.resolve();
-  };
+  let wake = new AbortController();
+  const look = () => wake.abort();
   const subscription = connection.subscribe(toldSubject(bucket, key), {
     callback(error, { headers }) {
       if (error) return failed(error);
@@ -52,8 +49,7 @@ export async function* followKey(options: OwnKeyOptions, signal: AbortSignal): A
   try {
     for (;;) {
       signal.throwIfAborted();
-      isWoken = false;
-      wake = Promise.withResolvers();
+      wake = new AbortController();
       let entry = await untilItSucceeds(() => kv.get(key), failed, clock, signal);
       // A server of a cluster that answers may be behind the one that told.
       for (let reads = 1; (entry?.revision ?? 0) < told && reads < toldReadsMax; reads++) {
@@ -65,7 +61,9 @@ export async function* followKey(options: OwnKeyOptions, signal: AbortSignal): A
         revision = now;
         yield entry ?? undefined;
       }
-      if (!isWoken) await wake.promise;
+      // A fleet that began together does not look together.
+      const pause_ms = ownKeyLookMilliseconds * (0.5 + Math.random());
+      await clock.sleep(pause_ms, wake.signal).catch(() => undefined);
       // Many changes at once are one.
       await clock.sleep(toldReadMilliseconds, signal);
     }
