@@ -58,8 +58,9 @@ test('what the log held is still there, only keys open it, and they stay the sam
 test('fleetreel nats-keys makes what a server and its collectors need, and never over what is there', async () => {
   const folder = join(data, 'production');
   const accounts = join(data, 'accounts');
+  const hub = 'nats-leaf://centre.example:7422';
   const run = async () => {
-    const program = await startProgram(programs.cli, ['nats-keys', folder, '--accounts', accounts]);
+    const program = await startProgram(programs.cli, ['nats-keys', folder, '--accounts', accounts, '--hub', hub]);
     const { code } = await program.exited;
     return { code, said: program.lines.join('\n') };
   };
@@ -70,6 +71,10 @@ test('fleetreel nats-keys makes what a server and its collectors need, and never
   for (const name of readdirSync(folder)) expect(statSync(join(folder, name)).mode & 0o777, name).toBe(0o600);
   expect(await run()).toMatchObject({ code: 1, said: expect.stringContaining('is there already') });
 
+  expect(readFileSync(join(folder, 'site.conf'), 'utf8')).toContain(`url: "${hub}", account: A`);
+  expect(readCredentials(readFileSync(join(folder, 'site.creds'), 'utf8')).claims.nats).toMatchObject({
+    allowed_connection_types: ['LEAFNODE'],
+  });
   const configuration = readFileSync(join(folder, 'nats-server.conf'), 'utf8').split('\n');
   await using server = await startNats({ configuration });
   const credentials = join(folder, 'collector.creds');

@@ -16,13 +16,16 @@ export class NatsInstallation implements AsyncDisposable {
   readonly folder = mkdtempSync(join(tmpdir(), 'fleetreel-keys-'));
   server!: NatsServer;
 
-  /** @param configuration more lines for the server, such as those of TLS */
-  static async start(configuration: readonly string[] = []): Promise<NatsInstallation> {
+  /** @param configuration more lines for the server, such as those of TLS @param options more of the server */
+  static async start(
+    configuration: readonly string[] = [],
+    options: { domain?: string } = {},
+  ): Promise<NatsInstallation> {
     const made = new NatsInstallation();
-    watch.learn(made.keys.collectorCredentials);
+    for (const text of [made.keys.collectorCredentials, made.keys.siteCredentials]) watch.learn(text);
     watch.add(...secretsIn(JSON.stringify(made.keys)));
     const lines = [...serverConfiguration(made.keys, join(made.folder, 'accounts')), ...configuration];
-    made.server = await startNats({ configuration: lines });
+    made.server = await startNats({ ...options, configuration: lines });
     return made;
   }
 

@@ -237,9 +237,11 @@ export const scopedUserToken = (
     tags: Object.entries(tags).map(([name, value]) => `${name}:${value}`),
   });
 
-/** A user of an account, signed by the account itself, with what it may do; all when that is not said. */
-export const userToken = (options: TokenOptions, permissions: Permissions = {}): string =>
-  token(options, { type: 'user', version: 2, ...permissions, subs: -1, data: -1, payload: -1 });
+/** A user of an account, signed by the account itself, with what it may do, and by which connections; all when that is not said. */
+export const userToken = (
+  options: TokenOptions,
+  permissions: Permissions & { allowed_connection_types?: readonly string[] } = {},
+): string => token(options, { type: 'user', version: 2, ...permissions, subs: -1, data: -1, payload: -1 });
 
 /**
  * The claims of a token whose signature is right. Whether its signer is one to trust is the server's to say.

@@ -46,6 +46,13 @@ export function agentPermissions(tenant: string, host: string): Permissions {
   };
 }
 
+/** What the server of a site may do: what its agents do, and nothing of the log comes to it that they did not ask for. */
+const sitePermissions = {
+  pub: { allow: [...requests, 'fr.claim.>', '_INBOX_agent.>'] },
+  sub: { allow: [...told, 'fr.claim.>', '_INBOX_agent.>'] },
+  allowed_connection_types: ['LEAFNODE'],
+};
+
 /** What a collector may do: its own subjects, buckets, and consumers; nothing that would remove a stream. */
 export const collectorPermissions: Permissions = {
   pub: {
@@ -79,6 +86,9 @@ export type Installation = {
   accountTokens: Readonly<Record<string, string>>;
   /** Credentials files. */
   collectorCredentials: string;
+  siteCredentials: string;
+  /** The token of the account of the agents at a site: without the log, which is at the centre alone. */
+  siteAgentsToken: string;
   issuer: Issuer;
 };
 
@@ -109,7 +119,7 @@ export function makeInstallation(now_s: number, payload_bytes: number): Installa
       { subject: pair.publicKey, name, signer: operatorSigner, issued_s },
       { jetstream: false, scopedKeys: [], ...options },
     );
-  const user = (signer: KeyPair, name: string, permissions: Permissions) => {
+  const user = (signer: KeyPair, name: string, permissions: Parameters<typeof userToken>[1]) => {
     const pair = KeyPair.create('user');
     return credentialsText(userToken({ subject: pair.publicKey, name, signer, issued_s }, permissions), pair.seed);
   };
@@ -130,6 +140,8 @@ export function makeInstallation(now_s: number, payload_bytes: number): Installa
         imports: [...services, ...streams].map((one) => ({ ...one, account: log.publicKey })),
       }),
     },
+    siteCredentials: user(agents, 'site', sitePermissions),
+    siteAgentsToken: account(agents, 'AGENTS', { scopedKeys: [scope] }),
     collectorCredentials: user(log, 'collector', collectorPermissions),
     issuer: {
       agentsAccount: agents.publicKey,
@@ -188,4 +200,32 @@ export const serverConfiguration = (
   `resolver_preload { ${Object.entries(accountTokens)
     .map(([key, token]) => `${key}: ${token}`)
     .join(', ')} }`,
+];
+
+/**
+ * Lines for the configuration of the nats-server of a site: agents prove there who they are, and it proves to the hub who it is.
+ * @param hub where the hub takes such servers
+ * @param credentials the path of the site's credentials
+ */
+export const siteConfiguration = (
+  {
+    operatorToken: operator,
+    systemAccount,
+    agentsAccount,
+    accountTokens,
+    siteAgentsToken,
+  }: Pick<Installation, 'operatorToken' | 'systemAccount' | 'agentsAccount' | 'accountTokens' | 'siteAgentsToken'>,
+  hub: string,
+  credentials: string,
+): string[] => [
+  `operator: ${operator}`,
+  `system_account: ${systemAccount}`,
+  'resolver: MEMORY',
+  `resolver_preload { ${systemAccount}: ${accountTokens[systemAccount]}, ${agentsAccount}: ${siteAgentsToken} }`,
+  // Requests to JetStream go to the hub as they are.
+  `default_js_domain { ${agentsAccount}: "" }`,
+  'leafnodes {',
+  '  reconnect: "2s"',
+  `  remotes: [ { url: ${JSON.stringify(hub)}, account: ${agentsAccount}, credentials: ${JSON.stringify(credentials)} } ]`,
+  '}',
 ];

@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newInstallation } from '@fleetreel/deploy/local/nats_keys';
-import { serverConfiguration } from '@fleetreel/proto/nats_keys';
+import { serverConfiguration, siteConfiguration } from '@fleetreel/proto/nats_keys';
 import { type Command, UsageError } from '#command.ts';
 import { fileError } from '#recorded.ts';
 
@@ -14,10 +14,15 @@ export const natsKeys: Command = {
       value: 'FOLDER',
       help: 'Where each nats-server keeps its accounts [/var/lib/nats/accounts]',
     },
+    hub: {
+      value: 'URL',
+      help: 'Where the nats-servers of sites reach this one [nats-leaf://hub.example:7422]',
+    },
   },
   async run({ arguments: [folder = ''], flags, json }, output) {
     const accounts = flags.get('accounts')?.[0] ?? '/var/lib/nats/accounts';
     if (!accounts.startsWith('/')) throw new UsageError(`--accounts ${accounts} has to be an absolute path.`);
+    const hub = flags.get('hub')?.[0] ?? 'nats-leaf://hub.example:7422';
     const made = newInstallation();
     const files: Record<string, [content: string, what: string]> = {
       'nats-server.conf': [
@@ -25,6 +30,11 @@ export const natsKeys: Command = {
         'for the configuration of every nats-server: include "nats-server.conf"',
       ],
       'collector.creds': [made.collectorCredentials, 'for every collector: nats.credentials'],
+      'site.conf': [
+        `${siteConfiguration(made, hub, '/etc/nats/site.creds').join('\n')}\n`,
+        'for the nats-server of each site: include "site.conf"',
+      ],
+      'site.creds': [made.siteCredentials, 'for the nats-server of each site: /etc/nats/site.creds'],
       'issuer.json': [
         `${JSON.stringify(made.issuer, null, 2)}\n`,
         'for collectors that enrol and revoke agents: nats.issuer',
