@@ -278,7 +278,7 @@ test.each([buckets.settings, buckets.hosts])('nothing is pushed before all of th
   const before = await last();
   // Seconds are milliseconds: what is waited for comes too late.
   const clock: Clock = {
-    now_us: systemClock.now_us,
+    ...systemClock,
     monotonic_ms: () => systemClock.monotonic_ms() * 1000,
     sleep: (milliseconds, signal) => systemClock.sleep(milliseconds / 1000, signal),
   };
