@@ -70,9 +70,8 @@ test('a site whose link is cut for a while loses nothing', { timeout: 240 * seco
 
 test('of a hub with keys: who is at the site proves who he is, and does there what he may', async () => {
   const leafPort = await freePort();
-  await using keys = await NatsInstallation.start([
-    `leafnodes { listen: "127.0.0.1:${leafPort}", no_advertise: true }`,
-  ]);
+  const leafnodes = `leafnodes { listen: "127.0.0.1:${leafPort}", no_advertise: true }`;
+  await using keys = await NatsInstallation.start([leafnodes], { domain: 'hub' });
   const credentials = keys.write('site.creds', keys.keys.siteCredentials);
   const configuration = siteConfiguration(keys.keys, `nats-leaf://127.0.0.1:${leafPort}`, credentials);
   await using site = await startNats({ name: 'site', jetstream: false, configuration });
