@@ -60,7 +60,7 @@ afterAll(async () => {
 });
 
 test('the log is put on three servers while it is used', async () => {
-  expect(await replicas()).toEqual([1, 1, 1, 1]);
+  expect(await replicas()).toEqual([1, 1, 1, 1, 1]);
   await one.program.stop();
   one = keep(await Collector.start(cluster.url, main, threefold));
   // The consumer follows its stream.
@@ -283,7 +283,7 @@ const consumer = (store: Store) => ask((manager) => manager.consumers.info('FRAM
 /** On how many servers the log, the consumer of the first store and the buckets are. */
 const replicas = () =>
   ask(async (manager) => {
-    const streams = ['FRAMES', 'KV_claims', 'KV_hosts'].map((name) => manager.streams.info(name));
+    const streams = ['FRAMES', 'KV_claims', 'KV_enrolment', 'KV_hosts'].map((name) => manager.streams.info(name));
     const infos = [...(await Promise.all(streams)), await manager.consumers.info('FRAMES', 'store-main')];
     return infos.map(({ cluster: of }) => 1 + (of?.replicas?.length ?? 0));
   });

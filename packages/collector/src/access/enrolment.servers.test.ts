@@ -12,11 +12,12 @@ import { startProgram } from '@fleetreel/test/servers/program';
 import { jetstream } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
-import { Enrolment, enrolmentBucket, readIssuer } from '#access/enrolment.ts';
+import { Enrolment, readIssuer } from '#access/enrolment.ts';
 import type { Clock } from '#clock.ts';
 import { systemClock } from '#clock.ts';
 import { codeFailures, codeMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { buckets } from '#log/stream.ts';
 import { serveRooms, startFaces, startLog } from '#testing.ts';
 
 const closing = new AsyncDisposableStack();
@@ -156,7 +157,7 @@ test('a code gives credentials once, whoever asks how often at the same time', a
     if (answer.status === 'rejected') expect(answer.reason).toEqual(refusal('code_refused'));
   expect(await enrolment.list('default')).toContainEqual(expect.objectContaining({ host: 'web-2', byCode: true }));
   // Nothing in the bucket is the code.
-  const bucket = await log.buckets.open(enrolmentBucket);
+  const bucket = await log.buckets.open(buckets.enrolment);
   for await (const key of await bucket.keys()) {
     expect(key).not.toContain(code);
     expect((await bucket.get(key))?.string()).not.toContain(code.split(':')[1]);

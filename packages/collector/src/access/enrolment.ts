@@ -8,7 +8,6 @@ import type { NatsSettings } from '@fleetreel/proto/nats_access';
 import { credentialsText, isPublicKey, KeyPair } from '@fleetreel/proto/nats_jwt';
 import { agentToken, type Issuer } from '@fleetreel/proto/nats_keys';
 import { SettingsError } from '@fleetreel/proto/settings';
-import { StorageType } from '@nats-io/jetstream';
 import type { KV } from '@nats-io/kv';
 import { Accounts } from '#access/accounts.ts';
 import { lifetimeOf } from '#access/lifetime.ts';
@@ -16,10 +15,7 @@ import { networkOf } from '#access/throttle.ts';
 import type { Clock } from '#clock.ts';
 import { codeFailures, codeMilliseconds, codesMax, credentialsListedMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
-import { answered, isOvertaken } from '#log/stream.ts';
-
-/** The bucket of codes and of what was issued. */
-export const enrolmentBucket = 'enrolment';
+import { answered, buckets, isOvertaken } from '#log/stream.ts';
 
 /** What is wanted. */
 export type Wish = {
@@ -51,7 +47,6 @@ export type EnrolmentOptions = {
   issuer: Issuer;
   nats: NatsSettings & { agents_url?: string };
   clock: Clock;
-  replicas?: number;
 };
 
 export class Enrolment {
@@ -72,11 +67,9 @@ export class Enrolment {
     this.#failures = new Failures(clock);
   }
 
+  /** The bucket has to exist. */
   static async open(options: EnrolmentOptions): Promise<Enrolment> {
-    const { log, replicas = 1 } = options;
-    // A code that nobody has used goes by itself.
-    const settings = { history: 1, storage: StorageType.File, replicas, markerTTL: codeMilliseconds };
-    return new Enrolment(options, await log.buckets.create(enrolmentBucket, settings));
+    return new Enrolment(options, await options.log.buckets.open(buckets.enrolment));
   }
 
   /** Gives a host credentials. @throws ApiError bad_value, log_unavailable */

@@ -14,7 +14,7 @@ import {
   type StreamConfig,
 } from '@nats-io/jetstream';
 import { nanos } from '@nats-io/transport-node';
-import { ackPendingMax, ackWaitMilliseconds, rebuildIdleMilliseconds } from '#limits.ts';
+import { ackPendingMax, ackWaitMilliseconds, codeMilliseconds, rebuildIdleMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
@@ -25,8 +25,8 @@ export const streamName = 'FRAMES';
 const duplicateWindowMilliseconds = 2 * 60_000;
 
 /**
- * Key-value buckets: who holds a host's name, what is known of each host, what is wanted of agents and what each of them is told, and users
- * with what gives them rights.
+ * Key-value buckets: who holds a host's name, what is known of each host, what is wanted of agents and what each of them is told, users
+ * with what gives them rights, and codes of enrolment with the credentials that were issued.
  */
 export const buckets = {
   claims: claimBucket,
@@ -34,6 +34,7 @@ export const buckets = {
   settings: 'settings',
   agents: agentsBucket,
   access: 'access',
+  enrolment: 'enrolment',
 } as const;
 
 /** Whether a compare-and-set on a bucket found another revision than it compared with: somebody else was faster. */
@@ -54,6 +55,9 @@ export async function answered<T>(ask: () => Promise<T>): Promise<T> {
 
 /** Buckets of which each host has a key of its own: it is told of its changes when they are stored, since it may make no consumer. */
 const told: readonly string[] = [buckets.claims, buckets.agents];
+
+/** Buckets with entries that go by themselves; what is left of one goes after this, milliseconds. */
+const markers: Readonly<Partial<Record<string, number>>> = { [buckets.enrolment]: codeMilliseconds };
 
 /** What the log has to be like: how long and how much it keeps, in milliseconds and bytes, and on how many servers. */
 export type LogSettings = { age_ms: number; bytes: number; replicas?: number };
@@ -120,12 +124,18 @@ export async function keepLog(
   await keepStream(keep, stream(settings));
   if (store !== undefined) await keepConsumer(keep, consumer(store));
   for (const bucket of Object.values(buckets)) {
-    await log.buckets.create(bucket, { history: 1, storage: StorageType.File, replicas });
-    await keepStream(keep, {
-      name: `KV_${bucket}`,
+    const name = `KV_${bucket}`;
+    const markerTTL = markers[bucket];
+    const isNew = (await absent(log.manager.streams.info(name))) === undefined;
+    const made = { history: 1, storage: StorageType.File, replicas, ...(markerTTL && { markerTTL }) };
+    if (isNew) await log.buckets.create(bucket, made);
+    // Of a new one nobody has other settings yet.
+    await keepStream(isNew ? { ...keep, changes: true } : keep, {
+      name,
       max_msgs_per_subject: 1,
       allow_direct: true,
       num_replicas: replicas,
+      ...(markerTTL && { allow_msg_ttl: true, subject_delete_marker_ttl: nanos(markerTTL) }),
       ...(told.includes(bucket) && {
         republish: republishOf(bucket),
         // Whoever may write one key could otherwise remove all others by a header.
