@@ -1,4 +1,5 @@
 // The accounts of NATS: which credentials of agents are revoked is written in theirs, and the servers end such connections at once.
+import { isDeepStrictEqual } from 'node:util';
 import { NatsAccess, type NatsSettings } from '@fleetreel/proto/nats_access';
 import { type Claims, KeyPair, readCredentials, readToken, revokedAccountToken } from '@fleetreel/proto/nats_jwt';
 import { type Issuer, issuerInbox } from '@fleetreel/proto/nats_keys';
@@ -22,17 +23,18 @@ export class Accounts {
 
   /**
    * Has the servers refuse these keys; settled when one has said that it does.
-   * @param change what is to be revoked, of what is
+   * @param change what is to be revoked, of what is: asked at each try
    * @throws Error when the servers can't be reached or refuse it
    */
-  async revoke(change: (now: Revocations) => Revocations): Promise<void> {
+  async revoke(change: (now: Revocations) => Promise<Revocations>): Promise<void> {
     const connection = await this.#connect();
     try {
       for (let tries = 1; ; tries++) {
         const before = await this.#account(connection);
-        const wanted = change(before.nats.revocations ?? {});
-        if (Object.entries(wanted).every(([key, time]) => (before.nats.revocations?.[key] ?? 0) >= time)) return;
-        // Another collector may change it as well: then this is looked at again.
+        const { revocations = {} } = before.nats;
+        const wanted = await change(revocations);
+        if (isDeepStrictEqual(wanted, revocations)) return;
+        // Also after it was put: a server takes what comes last, and that may be what another collector wanted before it knew of this.
         if (tries > accountTriesMax) throw new Error('others change the account of the agents all the time');
         await this.#put(connection, before, wanted);
       }

@@ -1,6 +1,8 @@
 // Hosts are let in and shut out: over both faces, by the programs that people use, with the server that holds them to it.
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, connect as connectSocket, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inboxPrefix } from '@fleetreel/proto';
@@ -52,6 +54,68 @@ afterAll(async () => {
   await closing.disposeAsync();
   rmSync(folder, { recursive: true, force: true });
 });
+
+/** A way to NATS that can be closed, or hold what a client says. */
+class Way implements AsyncDisposable {
+  readonly url: string;
+  /** Who comes while it is closed is sent away. */
+  isOpen = true;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  #held: { text: string; seen: () => void; pieces: (() => void)[] } | undefined;
+
+  private constructor(server: Server) {
+    this.#server = server;
+    this.url = `nats://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  }
+
+  static async open(port: number): Promise<Way> {
+    const server = createServer({ noDelay: true }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const way = new Way(server);
+    server.on('connection', (near) => {
+      if (!way.isOpen) return near.destroy();
+      const far = connectSocket({ host: '127.0.0.1', port, noDelay: true });
+      for (const [one, two] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        way.#sockets.add(one);
+        one.on('error', () => undefined).on('close', () => two.destroy());
+      }
+      near.on('data', (bytes) => way.#pass(bytes, () => far.write(bytes)));
+      far.pipe(near);
+    });
+    return way;
+  }
+
+  /** Holds what is said from this text on; settled when it was said. */
+  async hold(text: string): Promise<void> {
+    await new Promise<void>((seen) => {
+      this.#held = { text, seen, pieces: [] };
+    });
+  }
+
+  release(): void {
+    for (const pass of this.#held?.pieces ?? []) pass();
+    this.#held = undefined;
+  }
+
+  #pass(bytes: Buffer, pass: () => void): void {
+    const held = this.#held;
+    if (held === undefined || (held.pieces.length === 0 && !bytes.includes(held.text))) pass();
+    else {
+      held.pieces.push(pass);
+      held.seen();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    this.#server.close();
+    await once(this.#server, 'close');
+  }
+}
 
 async function ask<T>(method: string, path: string, body?: unknown): Promise<{ status: number; body: T }> {
   const answer = await fetch(`${url}/api/v1/${path}`, {
@@ -147,6 +211,16 @@ test('of some who revoke at once, each is answered, and one counts', async () =>
   expect(counts.sort((a, b) => a - b)).toEqual([0, 0, 0, 1]);
 });
 
+test('credentials are taken back that were issued by a clock that is ahead', async () => {
+  ahead_ms = 3_600_000;
+  const { credentials = '' } = await enrolment.credentials(wish('ahead')).finally(() => {
+    ahead_ms = 0;
+  });
+  await (await client(credentials, 'default', 'ahead')).flush();
+  await enrolment.revoke('default', 'ahead');
+  await expect(client(credentials, 'default', 'ahead')).rejects.toThrow(/authorization violation/i);
+});
+
 test('a code gives credentials once, whoever asks how often at the same time', async () => {
   const { code = '' } = await enrolment.code(wish('web-2'));
   const answers = await Promise.allSettled(
@@ -210,6 +284,21 @@ test('revocations of several collectors at once are all kept', async () => {
   await Promise.all(others.map((other, index) => other.revoke('default', hosts[index] ?? '')));
   for (const [index, { credentials = '' }] of made.entries())
     await expect(client(credentials, 'default', hosts[index] ?? '')).rejects.toThrow(/authorization violation/i);
+});
+
+test('a revocation that comes late does not undo another', async () => {
+  const [slow, fast] = await Promise.all(['slow', 'fast'].map((host) => enrolment.credentials(wish(host))));
+  await using way = await Way.open(nats.server.port);
+  const issuer = readIssuer(join(nats.folder, 'issuer.json'));
+  const other = await Enrolment.open({ log, issuer, nats: { ...nats.collector, url: way.url }, clock });
+  const held = way.hold('$SYS.REQ.CLAIMS.UPDATE');
+  const revoked = other.revoke('default', 'slow');
+  await held;
+  await enrolment.revoke('default', 'fast');
+  way.release();
+  expect(await revoked).toBe(1);
+  for (const [host, made] of Object.entries({ slow, fast }))
+    await expect(client(made?.credentials ?? '', 'default', host)).rejects.toThrow(/authorization violation/i);
 });
 
 test('what can not be is said', async () => {

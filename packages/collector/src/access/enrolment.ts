@@ -13,7 +13,13 @@ import { Accounts } from '#access/accounts.ts';
 import { lifetimeOf } from '#access/lifetime.ts';
 import { networkOf } from '#access/throttle.ts';
 import type { Clock } from '#clock.ts';
-import { codeFailures, codeMilliseconds, codesMax, credentialsListedMilliseconds } from '#limits.ts';
+import {
+  codeFailures,
+  codeMilliseconds,
+  codesMax,
+  credentialsListedMilliseconds,
+  revocationKeptMilliseconds,
+} from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { answered, buckets, isOvertaken } from '#log/stream.ts';
 
@@ -139,19 +145,22 @@ export class Enrolment {
   async #revoke(tenant: string, host: string, name: string): Promise<number> {
     const now = this.#now();
     const own = await this.#found(`credentials.${tenant}.${name}.*`);
-    const valid = own.filter(({ stored: { expires, revoked } }) => revoked === null && (expires ?? Infinity) > now);
-    if (!own.some(({ stored: { expires } }) => (expires ?? Infinity) > now))
-      throw new ApiError('credentials_not_found', { value: clip(host) });
+    const valid = own.filter(({ stored: { expires } }) => (expires ?? Infinity) > now);
+    if (valid.length === 0) throw new ApiError('credentials_not_found', { value: clip(host) });
+    // Also those that were marked before: whoever did may have failed at telling.
+    const marked = valid.map((found) => ({
+      ...found,
+      stored: { ...found.stored, revoked: found.stored.revoked ?? now },
+    }));
     let revoked = 0;
-    for (const { key, revision, stored } of valid)
-      if (await this.#mark(key, { ...stored, revoked: now }, revision)) revoked++;
-    // Also those that were marked before: whoever did may have failed at this.
-    await this.#tell();
+    for (const [index, { stored }] of valid.entries())
+      if (stored.revoked === null && (await this.#mark(marked[index] as Found))) revoked++;
+    await this.#tell(marked);
     return revoked;
   }
 
   /** Writes that credentials are revoked; false where somebody else did so at the same time, which is all that changes them. */
-  async #mark(key: string, stored: Stored, revision: number): Promise<boolean> {
+  async #mark({ key, stored, revision }: Found): Promise<boolean> {
     try {
       await this.#bucket.update(key, JSON.stringify(stored), revision);
       return true;
@@ -161,19 +170,24 @@ export class Enrolment {
     }
   }
 
-  /** Tells the servers of everything that is revoked and would be valid otherwise. */
-  async #tell(): Promise<void> {
-    const now = this.#now();
-    const all = await this.#found('credentials.>');
+  /**
+   * Tells the servers of everything that is revoked.
+   * @param marked what was marked a moment ago: a server of a cluster may not have that yet
+   */
+  async #tell(marked: readonly Found[]): Promise<void> {
     try {
-      await this.#accounts.revoke((before) => {
-        const known = new Set(all.map(({ publicKey }) => publicKey));
-        // What was revoked by other means stays so.
-        const others = Object.entries(before).filter(([key]) => !known.has(key));
-        const ours = all
-          .filter(({ stored: { expires, revoked } }) => revoked !== null && (expires ?? Infinity) > now)
-          .map(({ publicKey, stored: { revoked } }) => [publicKey, Math.ceil((revoked ?? now) / 1000)] as const);
-        return Object.fromEntries([...others, ...ours]);
+      await this.#accounts.revoke(async (before) => {
+        const wanted: Record<string, number> = { ...before };
+        const forgotten = this.#now() - revocationKeptMilliseconds;
+        for (const { publicKey, stored } of [...(await this.#found('credentials.>')), ...marked]) {
+          const { issued, expires, revoked } = stored;
+          if (revoked === null) continue;
+          // What expired can't be used; what is not known here was revoked by other means, and stays so.
+          if ((expires ?? Infinity) < forgotten) delete wanted[publicKey];
+          // A server refuses what was issued until then, and whoever issued it may have a clock that is ahead.
+          else wanted[publicKey] = Math.max(wanted[publicKey] ?? 0, Math.ceil(Math.max(revoked, issued) / 1000));
+        }
+        return wanted;
       });
     } catch (cause) {
       throw new ApiError('log_unavailable', { reason: (cause as Error).message }, { cause });
