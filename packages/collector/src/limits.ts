@@ -87,6 +87,8 @@ export const codesMax = 1000;
 export const codeFailures = { count: 20, addresses: 10_000, milliseconds: 60_000 } as const;
 /** How long revoked or expired credentials are listed, milliseconds. */
 export const credentialsListedMilliseconds = 30 * 86_400_000;
+/** How often it is seen to that NATS knows what is revoked, and what is over is removed, milliseconds: a server may have lost its accounts. */
+export const enrolmentTidyMilliseconds = 10 * 60_000;
 /** How long after they have expired revoked credentials are refused by name all the same, milliseconds: clocks may differ. */
 export const revocationKeptMilliseconds = 86_400_000;
 /** Tries to change an account that another collector changes at the same time. */

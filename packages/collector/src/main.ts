@@ -120,7 +120,8 @@ async function run(settings: Settings): Promise<number> {
     const hub = new Hub(newest);
     closing.push(() => hub.close());
     const replays = new Replays({ log, reader, clock, telemetry });
-    const enrolment = issuer && (await Enrolment.open({ log, issuer, nats: settings.nats, clock }));
+    const enrolment = issuer && (await Enrolment.open({ log, issuer, nats: settings.nats, clock, telemetry }));
+    closing.push(() => enrolment?.close());
     const agents = new Agents(registry, agentSettings);
     const custom = writtenBy(settings, log, telemetry);
     const deadLetters = new DeadLetters(log, telemetry);

@@ -15,6 +15,8 @@ export class Telemetry {
   readonly log: Logger;
   /** What can't be used now, and why: one clause each. */
   readonly #missing = new Map<Dependency, string>();
+  /** Why NATS does not know which credentials are revoked, as long as that is so. */
+  #untold: string | undefined;
 
   readonly #frames = this.#counter('frames_stored_total', 'Frames that the store has.');
   readonly #rows = this.#counter('rows_stored_total', 'Rows that the store has.');
@@ -285,6 +287,18 @@ export class Telemetry {
       { settings },
       'passwords, keys and data go over the network for everybody to read: give tls.certificate and tls.key, or let only a proxy with TLS reach the ports',
     );
+  }
+
+  revocationsTold(): void {
+    if (this.#untold !== undefined) this.log.info('NATS knows which credentials are revoked');
+    this.#untold = undefined;
+  }
+
+  /** Logged when the reason is another one than before. */
+  revocationsUntold(reason: string): void {
+    if (this.#untold === reason) return;
+    this.#untold = reason;
+    this.log.error({ reason }, 'NATS could not be told which credentials are revoked; it is tried until it can');
   }
 
   signedIn(user: string, address: string): void {

@@ -408,7 +408,7 @@ export const errors = {
     http: 404,
     grpc: 'NOT_FOUND',
     title: 'No credentials',
-    detail: 'The host "{value}" has no credentials that could be revoked.',
+    detail: 'The host "{value}" has no credentials and no codes that could be revoked.',
     action: 'List those that there are: fleetreel credentials.',
   },
   origin_refused: {

@@ -566,7 +566,9 @@ export const Credentials = Type.Object({
 });
 export type Credentials = Static<typeof Credentials>;
 
-export const RevokedCredentials = Type.Object({ revoked: Type.Integer({ description: 'How many there were' }) });
+export const RevokedCredentials = Type.Object({
+  revoked: Type.Integer({ description: 'How many there were, codes included' }),
+});
 export type RevokedCredentials = Static<typeof RevokedCredentials>;
 
 export const EnrolmentRequest = Type.Object({

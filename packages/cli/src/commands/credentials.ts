@@ -16,14 +16,19 @@ export const credentials: Command = {
   usage: 'credentials',
   summary: 'Credentials by which NATS knows agents, or take those of a host back',
   arguments: [],
-  flags: { revoke: { value: 'HOST', help: 'Take all credentials of this host back: its agent is cut off at once' } },
+  flags: {
+    revoke: {
+      value: 'HOST',
+      help: 'Take all credentials and unused codes of this host back: its agent is cut off at once',
+    },
+  },
   async run({ address, flags, json }, output) {
     using collector = new Collector(address);
     const host = flags.get('revoke')?.[0];
     if (host !== undefined) {
       const revoked = await collector.revokeCredentials(host);
       if (json) return output.json({ host, revoked });
-      output.line(`${revoked} credentials of ${host} are revoked.`);
+      output.line(`${revoked} credentials or codes of ${host} are revoked.`);
       return;
     }
     const answer = await collector.credentials();

@@ -1,5 +1,6 @@
 // Hosts are let in and shut out: over both faces, by the programs that people use, with the server that holds them to it.
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect as connectSocket, createServer, type Server, type Socket } from 'node:net';
@@ -9,6 +10,7 @@ import { inboxPrefix } from '@fleetreel/proto';
 import type { Credentials, Enrolled } from '@fleetreel/proto/http';
 import { NatsAccess } from '@fleetreel/proto/nats_access';
 import { KeyPair, readCredentials } from '@fleetreel/proto/nats_jwt';
+import type { Issuer } from '@fleetreel/proto/nats_keys';
 import { NatsInstallation } from '@fleetreel/test/servers/nats_installation';
 import { startProgram } from '@fleetreel/test/servers/program';
 import { jetstream } from '@nats-io/jetstream';
@@ -17,16 +19,21 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { Enrolment, readIssuer } from '#access/enrolment.ts';
 import type { Clock } from '#clock.ts';
 import { systemClock } from '#clock.ts';
-import { codeFailures, codeMilliseconds } from '#limits.ts';
+import { codeFailures, codeMilliseconds, credentialsListedMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { buckets } from '#log/stream.ts';
+import type { Telemetry } from '#telemetry.ts';
 import { serveRooms, startFaces, startLog } from '#testing.ts';
 
 const closing = new AsyncDisposableStack();
 const folder = mkdtempSync(join(tmpdir(), 'fleetreel-enrolment-'));
 let nats: NatsInstallation;
 let log: Log;
+let issuer: Issuer;
+let telemetry: Telemetry;
 let enrolment: Enrolment;
+/** By which it reaches the accounts of NATS. */
+let way: Way;
 /** Where agents reach NATS, as the collector was told. */
 const agentsUrl = 'tls://nats.example.org:4222';
 let url: string;
@@ -41,11 +48,13 @@ const clock: Clock = {
 
 beforeAll(async () => {
   nats = closing.use(await NatsInstallation.start());
-  const { telemetry, faces } = await startFaces(closing);
+  const { faces, ...started } = await startFaces(closing);
+  ({ telemetry } = started);
   const made = await startLog(closing, nats.collector, { age_ms: 3_600_000, bytes: 64 * 1024 ** 2 }, telemetry);
   log = made.log;
-  const issuer = readIssuer(nats.write('issuer.json', JSON.stringify(nats.keys.issuer)));
-  enrolment = await Enrolment.open({ log, issuer, nats: { ...nats.collector, agents_url: agentsUrl }, clock });
+  issuer = readIssuer(nats.write('issuer.json', JSON.stringify(nats.keys.issuer)));
+  way = closing.use(await Way.open(nats.server.port));
+  enrolment = await another({ url: way.url, agents_url: agentsUrl });
   await serveRooms(closing, { telemetry, faces, ...made, enrolment });
   url = `http://127.0.0.1:${faces.http.port}`;
   grpc = `127.0.0.1:${faces.grpc.port}`;
@@ -54,6 +63,22 @@ afterAll(async () => {
   await closing.disposeAsync();
   rmSync(folder, { recursive: true, force: true });
 });
+
+/** The enrolment of one more collector, that has told NATS what is revoked. */
+async function another(to: { url?: string; agents_url?: string } = {}): Promise<Enrolment> {
+  const { promise: told, resolve } = Promise.withResolvers<void>();
+  const resting: Clock = {
+    ...clock,
+    sleep(milliseconds, signal) {
+      resolve();
+      return clock.sleep(milliseconds, signal);
+    },
+  };
+  const made = await Enrolment.open({ log, issuer, nats: { ...nats.collector, ...to }, clock: resting, telemetry });
+  closing.defer(() => made.close());
+  await told;
+  return made;
+}
 
 /** A way to NATS that can be closed, or hold what a client says. */
 class Way implements AsyncDisposable {
@@ -161,6 +186,17 @@ function ran(
 const cli = (...args: string[]) => ran('packages/cli/src/main.ts', [...args, '--address', grpc]);
 const agent = (args: readonly string[], input?: string) => ran('packages/agent/src/main.ts', args, input);
 
+/** The newest records of the audit trail, the oldest of them first. */
+async function lastAudited(count = 1): Promise<string[]> {
+  const newest = await log.manager.streams.getMessage('FRAMES', { last_by_subj: 'fr.v1.default.audit.test' });
+  const trail: string[] = [];
+  for (let seq = (newest?.seq ?? 0) - count + 1; seq <= (newest?.seq ?? 0); seq++) {
+    const message = await log.manager.streams.getMessage('FRAMES', { seq });
+    trail.push(Buffer.from(message?.data ?? []).toString('latin1'));
+  }
+  return trail;
+}
+
 const wish = (host: string, tenant = 'default') => ({ tenant, host, by: 'ann' });
 const keyOf = () => KeyPair.create('user').publicKey;
 const refusal = (code: string) => expect.objectContaining({ code });
@@ -207,8 +243,8 @@ test('credentials let a host publish as itself, and are cut off at once when the
 
 test('of some who revoke at once, each is answered, and one counts', async () => {
   await enrolment.credentials(wish('at-once'));
-  const counts = await Promise.all(Array.from({ length: 4 }, () => enrolment.revoke('default', 'at-once')));
-  expect(counts.sort((a, b) => a - b)).toEqual([0, 0, 0, 1]);
+  const answers = await Promise.all(Array.from({ length: 4 }, () => enrolment.revoke('default', 'at-once')));
+  expect(answers.map(({ revoked }) => revoked).sort((a, b) => a - b)).toEqual([0, 0, 0, 1]);
 });
 
 test('credentials are taken back that were issued by a clock that is ahead', async () => {
@@ -261,6 +297,65 @@ test('a code is for its tenant alone, for an hour, and not to be guessed', async
   }
 });
 
+test('codes that nobody has used are taken back with the credentials, and without any', async () => {
+  await enrolment.credentials(wish('web.5'));
+  const [first, second] = await Promise.all([enrolment.code(wish('web.5')), enrolment.code(wish('web-6'))]);
+  const { code = '' } = await enrolment.code(wish('web-6', 'acme'));
+  expect(await enrolment.revoke('default', 'web.5')).toEqual({ revoked: 2, untold: undefined });
+  expect(await ask('DELETE', 'credentials/web-6')).toEqual({ status: 200, body: { revoked: 1 } });
+  expect(await ask('DELETE', 'credentials/web-6')).toMatchObject({ status: 404 });
+  for (const { code: taken = '' } of [first, second])
+    await expect(enrolment.claim({ code: taken, publicKey: keyOf() }, '10.0.2.1')).rejects.toEqual(
+      refusal('code_refused'),
+    );
+  await enrolment.claim({ code, publicKey: keyOf() }, '10.0.2.1');
+});
+
+test('nothing stays of a code that was used, nor of credentials that are over for long', async () => {
+  const { code = '' } = await enrolment.code(wish('web-7'));
+  await enrolment.claim({ code, publicKey: keyOf() }, '10.0.2.1');
+  const [tenant, secret = ''] = code.split(':');
+  const digest = createHash('sha256').update(secret).digest('hex');
+  const left = async (key: string) =>
+    await log.manager.streams.getMessage('KV_enrolment', { last_by_subj: `$KV.enrolment.${key}` });
+  expect((await left(`code.${tenant}.${digest}`))?.header.get('Nats-TTL')).toBe(`${codeMilliseconds / 1000}s`);
+
+  ahead_ms = -credentialsListedMilliseconds - 2 * 3_600_000;
+  const { credentials = '' } = await enrolment.credentials({ ...wish('web-8'), ttl: '1h' }).finally(() => {
+    ahead_ms = 0;
+  });
+  const key = `credentials.default.web-8.${readCredentials(credentials).key.publicKey}`;
+  expect((await left(key))?.header.get('KV-Operation')).toBe('');
+  await another();
+  expect((await left(key))?.header.get('KV-Operation')).toBe('PURGE');
+  expect((await left(key))?.header.get('Nats-TTL')).toBe(`${codeMilliseconds / 1000}s`);
+});
+
+test('a host whose credentials are taken back while NATS can not be told is cut off as soon as it can', async () => {
+  const { credentials = '' } = await enrolment.credentials(wish('untold'));
+  const connection = await client(credentials, 'default', 'untold');
+  way.isOpen = false;
+  const answer = await ask('DELETE', 'credentials/untold').finally(() => {
+    way.isOpen = true;
+  });
+  expect(answer).toMatchObject({ status: 503, body: { code: 'log_unavailable' } });
+  expect((await lastAudited())[0]).toContain('untold');
+  expect(await connection.closed()).toBeInstanceOf(Error);
+  await expect(client(credentials, 'default', 'untold')).rejects.toThrow(/authorization violation/i);
+});
+
+test('a server that has lost its accounts is told again by a collector that starts', async () => {
+  const { credentials = '' } = await enrolment.credentials(wish('lost'));
+  await enrolment.revoke('default', 'lost');
+  await nats.server.stop();
+  rmSync(join(nats.folder, 'accounts'), { recursive: true });
+  await nats.server.restart();
+  await expect.poll(() => log.connection.rtt().then(() => 'there', String), { timeout: 20_000 }).toBe('there');
+  await (await client(credentials, 'default', 'lost')).flush();
+  await another();
+  await expect(client(credentials, 'default', 'lost')).rejects.toThrow(/authorization violation/i);
+});
+
 test("a tenant sees and revokes its own hosts' credentials alone", async () => {
   await enrolment.credentials(wish('db-1', 'acme'));
   const { credentials = '' } = await enrolment.credentials(wish('db-1', 'globex'));
@@ -269,16 +364,13 @@ test("a tenant sees and revokes its own hosts' credentials alone", async () => {
   await expect(enrolment.revoke('globex', 'web-3')).rejects.toEqual(refusal('credentials_not_found'));
   for (const wrong of ['*', '>', 'a b', '', '../x', 'x'.repeat(200)])
     await expect(enrolment.revoke('globex', wrong)).rejects.toEqual(refusal('bad_value'));
-  expect(await enrolment.revoke('acme', 'db-1')).toBe(1);
+  expect(await enrolment.revoke('acme', 'db-1')).toEqual({ revoked: 1, untold: undefined });
   await connection.flush();
   await expect(jetstream(connection).publish('fr.v1.acme.frame.db-1', 'x')).rejects.toThrow(/Permissions Violation/);
 });
 
 test('revocations of several collectors at once are all kept', async () => {
-  const issuer = readIssuer(join(nats.folder, 'issuer.json'));
-  const others = await Promise.all(
-    Array.from({ length: 3 }, () => Enrolment.open({ log, issuer, nats: nats.collector, clock })),
-  );
+  const others = await Promise.all(Array.from({ length: 3 }, () => another()));
   const hosts = others.map((_, index) => `many-${index}`);
   const made = await Promise.all(hosts.map((host) => enrolment.credentials(wish(host))));
   await Promise.all(others.map((other, index) => other.revoke('default', hosts[index] ?? '')));
@@ -288,15 +380,13 @@ test('revocations of several collectors at once are all kept', async () => {
 
 test('a revocation that comes late does not undo another', async () => {
   const [slow, fast] = await Promise.all(['slow', 'fast'].map((host) => enrolment.credentials(wish(host))));
-  await using way = await Way.open(nats.server.port);
-  const issuer = readIssuer(join(nats.folder, 'issuer.json'));
-  const other = await Enrolment.open({ log, issuer, nats: { ...nats.collector, url: way.url }, clock });
+  const other = await another();
   const held = way.hold('$SYS.REQ.CLAIMS.UPDATE');
-  const revoked = other.revoke('default', 'slow');
+  const revoked = enrolment.revoke('default', 'slow');
   await held;
-  await enrolment.revoke('default', 'fast');
+  await other.revoke('default', 'fast');
   way.release();
-  expect(await revoked).toBe(1);
+  expect(await revoked).toEqual({ revoked: 1, untold: undefined });
   for (const [host, made] of Object.entries({ slow, fast }))
     await expect(client(made?.credentials ?? '', 'default', host)).rejects.toThrow(/authorization violation/i);
 });
@@ -374,7 +464,7 @@ test('fleetreel enroll and fleetreel-agent enroll bring a host in, and fleetreel
   });
   expect(readdirSync(folder).filter((name) => name.startsWith('x.creds'))).toEqual([]);
   const revoked = await cli('credentials', '--revoke', 'box-2');
-  expect(revoked).toMatchObject({ code: 0, out: '1 credentials of box-2 are revoked.\n' });
+  expect(revoked).toMatchObject({ code: 0, out: '1 credentials or codes of box-2 are revoked.\n' });
   await running.line(/they were revoked, or are of another installation.*NATS refuses this agent/, 60_000);
   const table = await cli('credentials');
   expect(table.out).toMatch(/box-2 +revoked .* anonymous \(code\)/);
@@ -390,12 +480,7 @@ test('who let a host in or shut it out is in the audit trail, and nothing secret
   const made = await ask<Enrolled>('POST', 'enrolments', { host: 'seen-2', mode: 'code' });
   await ask('POST', 'enrolments/claim', { code: made.body.code, publicKey: keyOf() });
   await ask('DELETE', 'credentials/seen-1');
-  const trail: string[] = [];
-  const newest = await log.manager.streams.getMessage('FRAMES', { last_by_subj: 'fr.v1.default.audit.test' });
-  for (let seq = (newest?.seq ?? 0) - 3; seq <= (newest?.seq ?? 0); seq++) {
-    const message = await log.manager.streams.getMessage('FRAMES', { seq });
-    trail.push(Buffer.from(message?.data ?? []).toString('latin1'));
-  }
+  const trail = await lastAudited(4);
   const actions = ['enrolment.create', 'enrolment.create', 'enrolment.claim', 'credentials.revoke'];
   const hosts = ['seen-1', 'seen-2', 'seen-2', 'seen-1'];
   for (const [index, record] of trail.entries()) {

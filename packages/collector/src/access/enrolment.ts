@@ -18,10 +18,13 @@ import {
   codeMilliseconds,
   codesMax,
   credentialsListedMilliseconds,
+  enrolmentTidyMilliseconds,
+  retryMilliseconds,
   revocationKeptMilliseconds,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { answered, buckets, isOvertaken } from '#log/stream.ts';
+import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** What is wanted. */
 export type Wish = {
@@ -46,6 +49,8 @@ type Stored = {
   expires: number | null;
   revoked: number | null;
 };
+/** A code that can be used, and which version of its entry that is. */
+type Waiting = { key: string; revision: number; code: Code };
 type Found = { key: string; revision: number; tenant: string; publicKey: string; stored: Stored };
 
 export type EnrolmentOptions = {
@@ -53,6 +58,7 @@ export type EnrolmentOptions = {
   issuer: Issuer;
   nats: NatsSettings & { agents_url?: string };
   clock: Clock;
+  telemetry: Telemetry;
 };
 
 export class Enrolment {
@@ -62,20 +68,32 @@ export class Enrolment {
   readonly #accounts: Accounts;
   readonly #bucket: KV;
   readonly #clock: Clock;
+  readonly #telemetry: Telemetry;
   readonly #failures: Failures;
+  readonly #closed = new AbortController();
+  /** Ends the pause before NATS is told again. */
+  #hurried = new AbortController();
+  readonly #keeping: Promise<void>;
 
-  private constructor({ issuer, nats, clock }: EnrolmentOptions, bucket: KV) {
+  private constructor({ issuer, nats, clock, telemetry }: EnrolmentOptions, bucket: KV) {
     this.agentsUrl = nats.agents_url ?? null;
     this.#issuer = issuer;
     this.#accounts = new Accounts(issuer, nats, clock);
     this.#bucket = bucket;
     this.#clock = clock;
+    this.#telemetry = telemetry;
     this.#failures = new Failures(clock);
+    this.#keeping = this.#keep();
   }
 
   /** The bucket has to exist. */
   static async open(options: EnrolmentOptions): Promise<Enrolment> {
     return new Enrolment(options, await options.log.buckets.open(buckets.enrolment));
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort();
+    await this.#keeping;
   }
 
   /** Gives a host credentials. @throws ApiError bad_value, log_unavailable */
@@ -96,7 +114,7 @@ export class Enrolment {
       let waiting = 0;
       for await (const _ of await this.#bucket.keys(`code.${tenant}.*`)) waiting++;
       if (waiting >= codesMax) throw new ApiError('too_many_codes', { most: codesMax });
-      await this.#bucket.create(codeKey(tenant, code), JSON.stringify(kept), `${codeMilliseconds / 1000}s`);
+      await this.#bucket.create(codeKey(tenant, code), JSON.stringify(kept), markerTtl);
     });
     // The tenant leads to the digest, and is no secret.
     return { tenant, host, code: `${tenant}:${code}`, expires };
@@ -116,14 +134,28 @@ export class Enrolment {
         value: clip(given.publicKey),
         expected: 'the public key of a user of NATS',
       });
-    const kept = await answered(() => this.#use(given.code));
-    if (kept === undefined) {
-      this.#failures.add(address);
-      throw new ApiError('code_refused');
+    const waiting = await answered(() => this.#waiting(given.code));
+    if (waiting === undefined) throw this.#refused(address);
+    const { tenant, host, ttl_ms, by } = waiting.code;
+    const { jwt, expires, key } = await this.#issue({
+      tenant,
+      host,
+      publicKey: given.publicKey,
+      ttl_ms,
+      by,
+      byCode: true,
+    });
+    // After its credentials are known: whoever takes a host's codes back, and then its credentials, finds the one or the other.
+    if (!(await answered(() => this.#remove(waiting)))) {
+      await answered(() => this.#bucket.purge(key, { ttl: markerTtl }));
+      throw this.#refused(address);
     }
-    const { tenant, host, ttl_ms, by } = kept;
-    const { jwt, expires } = await this.#issue({ tenant, host, publicKey: given.publicKey, ttl_ms, by, byCode: true });
     return { tenant, host, jwt, expires, natsUrl: this.agentsUrl };
+  }
+
+  #refused(address: string): ApiError {
+    this.#failures.add(address);
+    return new ApiError('code_refused');
   }
 
   /** What was issued to hosts of a tenant, the newest first. @throws ApiError log_unavailable */
@@ -136,27 +168,41 @@ export class Enrolment {
       .sort((a, b) => b.issued - a.issued);
   }
 
-  /** Takes back all credentials of a host; returns how many were valid. @throws ApiError credentials_not_found, log_unavailable */
-  async revoke(tenant: string, host: string): Promise<number> {
+  /**
+   * Takes back all credentials and unused codes of a host.
+   * @returns how many there were, and why NATS could not be told yet, which is tried until it can
+   * @throws ApiError credentials_not_found, bad_value, log_unavailable
+   */
+  async revoke(tenant: string, host: string): Promise<{ revoked: number; untold: ApiError | undefined }> {
     const name = hostToken(host);
-    return await answered(async () => await this.#revoke(tenant, host, name));
+    const { revoked, marked } = await answered(() => this.#revoke(tenant, name));
+    if (revoked === 0 && marked.length === 0) throw new ApiError('credentials_not_found', { value: clip(host) });
+    try {
+      // Also of those that were marked before: whoever did may have failed at this.
+      if (marked.length > 0) await this.#tell(marked);
+      return { revoked, untold: undefined };
+    } catch (cause) {
+      this.#hurried.abort();
+      const reason = `NATS could not be told, which is tried until it can (${sentence(cause)})`;
+      return { revoked, untold: new ApiError('log_unavailable', { reason }, { cause }) };
+    }
   }
 
-  async #revoke(tenant: string, host: string, name: string): Promise<number> {
+  /** Writes that all is revoked; returns how much that was, and the credentials that it is about. */
+  async #revoke(tenant: string, name: string): Promise<{ revoked: number; marked: Found[] }> {
     const now = this.#now();
-    const own = await this.#found(`credentials.${tenant}.${name}.*`);
-    const valid = own.filter(({ stored: { expires } }) => (expires ?? Infinity) > now);
-    if (valid.length === 0) throw new ApiError('credentials_not_found', { value: clip(host) });
-    // Also those that were marked before: whoever did may have failed at telling.
-    const marked = valid.map((found) => ({
-      ...found,
-      stored: { ...found.stored, revoked: found.stored.revoked ?? now },
-    }));
     let revoked = 0;
-    for (const [index, { stored }] of valid.entries())
-      if (stored.revoked === null && (await this.#mark(marked[index] as Found))) revoked++;
-    await this.#tell(marked);
-    return revoked;
+    for (const waiting of await this.#codes(tenant))
+      if (hostToken(waiting.code.host) === name && (await this.#remove(waiting))) revoked++;
+    const marked: Found[] = [];
+    for (const found of await this.#found(`credentials.${tenant}.${name}.*`)) {
+      const { stored } = found;
+      if ((stored.expires ?? Infinity) <= now) continue;
+      const mark = { ...found, stored: { ...stored, revoked: stored.revoked ?? now } };
+      marked.push(mark);
+      if (stored.revoked === null && (await this.#mark(mark))) revoked++;
+    }
+    return { revoked, marked };
   }
 
   /** Writes that credentials are revoked; false where somebody else did so at the same time, which is all that changes them. */
@@ -175,23 +221,49 @@ export class Enrolment {
    * @param marked what was marked a moment ago: a server of a cluster may not have that yet
    */
   async #tell(marked: readonly Found[]): Promise<void> {
-    try {
-      await this.#accounts.revoke(async (before) => {
-        const wanted: Record<string, number> = { ...before };
-        const forgotten = this.#now() - revocationKeptMilliseconds;
-        for (const { publicKey, stored } of [...(await this.#found('credentials.>')), ...marked]) {
-          const { issued, expires, revoked } = stored;
-          if (revoked === null) continue;
-          // What expired can't be used; what is not known here was revoked by other means, and stays so.
-          if ((expires ?? Infinity) < forgotten) delete wanted[publicKey];
-          // A server refuses what was issued until then, and whoever issued it may have a clock that is ahead.
-          else wanted[publicKey] = Math.max(wanted[publicKey] ?? 0, Math.ceil(Math.max(revoked, issued) / 1000));
-        }
-        return wanted;
-      });
-    } catch (cause) {
-      throw new ApiError('log_unavailable', { reason: (cause as Error).message }, { cause });
+    await this.#accounts.revoke(async (before) => {
+      const wanted: Record<string, number> = { ...before };
+      const forgotten = this.#now() - revocationKeptMilliseconds;
+      for (const { publicKey, stored } of [...(await this.#found('credentials.>')), ...marked]) {
+        const { issued, expires, revoked } = stored;
+        if (revoked === null) continue;
+        // What expired can't be used; what is not known here was revoked by other means, and stays so.
+        if ((expires ?? Infinity) < forgotten) delete wanted[publicKey];
+        // A server refuses what was issued until then, and whoever issued it may have a clock that is ahead.
+        else wanted[publicKey] = Math.max(wanted[publicKey] ?? 0, Math.ceil(Math.max(revoked, issued) / 1000));
+      }
+      return wanted;
+    });
+  }
+
+  /** Has NATS know what is revoked, also what it was not told at first or has lost, until this is closed. */
+  async #keep(): Promise<void> {
+    const { signal } = this.#closed;
+    let pause_ms: number = retryMilliseconds.min;
+    while (!signal.aborted) {
+      this.#hurried = new AbortController();
+      const until = AbortSignal.any([signal, this.#hurried.signal]);
+      let wait_ms: number = enrolmentTidyMilliseconds;
+      try {
+        await this.#tidy();
+        this.#telemetry.revocationsTold();
+        pause_ms = retryMilliseconds.min;
+      } catch (cause) {
+        this.#telemetry.revocationsUntold(sentence(cause));
+        wait_ms = pause_ms;
+        pause_ms = Math.min(pause_ms * 2, retryMilliseconds.max);
+      }
+      await this.#clock.sleep(wait_ms, until).catch(() => undefined);
     }
+  }
+
+  /** Tells what is revoked, and forgets what nobody can use any more, nor asks for. */
+  async #tidy(): Promise<void> {
+    const all = await this.#found('credentials.>');
+    if (all.some(({ stored }) => stored.revoked !== null)) await this.#tell([]);
+    const oldest = this.#now() - credentialsListedMilliseconds;
+    for (const { key, stored } of all)
+      if ((stored.expires ?? Infinity) < oldest) await this.#bucket.purge(key, { ttl: markerTtl });
   }
 
   async #issue(given: {
@@ -201,7 +273,7 @@ export class Enrolment {
     ttl_ms: number | null;
     by: string;
     byCode: boolean;
-  }): Promise<{ jwt: string; expires: number | null }> {
+  }): Promise<{ jwt: string; expires: number | null; key: string }> {
     const { tenant, host, publicKey, ttl_ms, by, byCode } = given;
     const now = this.#now();
     const name = hostToken(host);
@@ -212,38 +284,50 @@ export class Enrolment {
     const jwt = agentToken(this.#issuer, { tenant, host: name, name: host, publicKey, issued_s, expires_s });
     const expires = expires_s === undefined ? null : expires_s * 1000;
     const stored: Stored = { host, by, byCode, issued: now, expires, revoked: null };
+    const key = `credentials.${tenant}.${name}.${publicKey}`;
+    // Before anybody has it: what is not known could not be revoked.
     await answered(async () => {
-      // Before anybody has it: what is not known could not be revoked.
-      await this.#bucket.create(`credentials.${tenant}.${name}.${publicKey}`, JSON.stringify(stored));
-      await this.#forgetOld(tenant, name);
+      try {
+        await this.#bucket.create(key, JSON.stringify(stored));
+      } catch (cause) {
+        if (!isOvertaken(cause)) throw cause;
+        const expected = 'a public key that has no credentials yet';
+        throw new ApiError('bad_value', { parameter: 'publicKey', value: publicKey, expected }, { cause });
+      }
     });
-    return { jwt, expires };
+    return { jwt, expires, key };
   }
 
-  /** Those of a host that nobody can use any more, and nobody asks for. */
-  async #forgetOld(tenant: string, name: string): Promise<void> {
-    const oldest = this.#now() - credentialsListedMilliseconds;
-    for (const { key, stored } of await this.#found(`credentials.${tenant}.${name}.*`))
-      if (stored.expires !== null && stored.expires < oldest) await this.#bucket.purge(key);
-  }
-
-  /** What a code is for; it can't be used again. Undefined where it is none. */
-  async #use(text: string): Promise<Code | undefined> {
-    const [, tenant, code] = /^([A-Za-z0-9_-]{1,128}):([\w-]{27})$/.exec(text.trim()) ?? [];
-    if (tenant === undefined || code === undefined) return undefined;
-    const key = codeKey(tenant, code);
+  /** What a code is for. Undefined where it is none. */
+  async #waiting(text: string): Promise<Waiting | undefined> {
+    const [, tenant, secret] = /^([A-Za-z0-9_-]{1,128}):([\w-]{27})$/.exec(text.trim()) ?? [];
+    if (tenant === undefined || secret === undefined) return undefined;
+    const key = codeKey(tenant, secret);
     const entry = await this.#bucket.get(key);
     if (entry?.operation !== 'PUT') return undefined;
-    const kept = entry.json<Code>();
-    if (kept.expires <= this.#now()) return undefined;
+    const code = entry.json<Code>();
+    return code.expires > this.#now() ? { key, revision: entry.revision, code } : undefined;
+  }
+
+  /** Codes of a tenant that can be used. */
+  async #codes(tenant: string): Promise<Waiting[]> {
+    const now = this.#now();
+    const waiting: Waiting[] = [];
+    for await (const entry of await this.#bucket.history({ key: `code.${tenant}.*` }))
+      if (entry.operation === 'PUT')
+        waiting.push({ key: entry.key, revision: entry.revision, code: entry.json<Code>() });
+    return waiting.filter(({ code }) => code.expires > now);
+  }
+
+  /** A code can't be used any more; false where somebody else was faster to say so, or to use it. */
+  async #remove({ key, revision }: Waiting): Promise<boolean> {
     try {
-      await this.#bucket.delete(key, { previousSeq: entry.revision });
+      await this.#bucket.purge(key, { previousSeq: revision, ttl: markerTtl });
+      return true;
     } catch (cause) {
-      // Somebody else was faster.
-      if (isOvertaken(cause)) return undefined;
+      if (isOvertaken(cause)) return false;
       throw cause;
     }
-    return kept;
   }
 
   /** One pass over the bucket, however many there are. */
@@ -261,6 +345,9 @@ export class Enrolment {
     return this.#clock.now_us() / 1000;
   }
 }
+
+/** How long it is remembered that there was an entry. */
+const markerTtl = `${codeMilliseconds / 1000}s`;
 
 const codeKey = (tenant: string, code: string): string =>
   `code.${tenant}.${createHash('sha256').update(code).digest('hex')}`;

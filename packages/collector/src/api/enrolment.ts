@@ -42,15 +42,16 @@ export async function claim(
   return claimed;
 }
 
-/** Takes a host's credentials back; how many were valid. */
+/** Takes a host's credentials and codes back; how many could be used. */
 export async function revoke(
   parts: Pick<FaceParts, 'rooms'>,
   identity: Identity,
   host: string,
   address: string,
 ): Promise<number> {
-  const revoked = await enrolmentOf(parts).revoke(identity.tenant, host);
+  const { revoked, untold } = await enrolmentOf(parts).revoke(identity.tenant, host);
   const before = { valid: revoked };
   await record(parts, { identity, address }, { action: 'credentials.revoke', target: host, before });
+  if (untold !== undefined) throw untold;
   return revoked;
 }

@@ -89,7 +89,14 @@ beforeAll(async () => {
   const { telemetry } = started;
   const bounds = { age_ms: 3_600_000, bytes: 1024 ** 3 };
   ({ log, registry } = await startLog(closing, nats.collector, bounds, telemetry));
-  enrolment = await Enrolment.open({ log, issuer: readIssuer(issuer), nats: nats.collector, clock: systemClock });
+  enrolment = await Enrolment.open({
+    log,
+    issuer: readIssuer(issuer),
+    nats: nats.collector,
+    clock: systemClock,
+    telemetry,
+  });
+  closing.defer(() => enrolment.close());
   const allowances = { rate: 20_000, bytes: 4 * 1024 * 1024, names: 100_000 };
   await serveRooms(closing, { telemetry, faces, log, registry, questdb, enrolment, allowances });
   client = closing.adopt(new Client(`127.0.0.1:${faces.grpc.port}`, credentials.createInsecure()), (one) =>

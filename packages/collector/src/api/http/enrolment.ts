@@ -69,7 +69,7 @@ export function enrolmentRoutes(app: App, parts: FaceParts): void {
     {
       config: { scope: 'admin' },
       schema: {
-        summary: 'Take all credentials of a host back',
+        summary: 'Take all credentials and unused codes of a host back',
         description: 'NATS ends its connections at once and lets it in no more, until it is enrolled anew.',
         tags,
         params: Type.Object({ host: Type.String({ description: 'The host', examples: ['web-1'] }) }),
