@@ -91,6 +91,11 @@ export const credentialsListedMilliseconds = 30 * 86_400_000;
 export const enrolmentTidyMilliseconds = 10 * 60_000;
 /** How long after they have expired revoked credentials are refused by name all the same, milliseconds: clocks may differ. */
 export const revocationKeptMilliseconds = 86_400_000;
+/**
+ * Keys that NATS refuses by name, of all tenants, beyond which no credentials without an end are issued: their revocations stay for ever.
+ * The account is one message with 95 bytes of each, and may have 1 MiB: as many can still be taken back.
+ */
+export const revocationsMax = 5000;
 /** Tries to change an account that another collector changes at the same time. */
 export const accountTriesMax = 5;
 /** Refusals that the registry keeps of a host: the newest of each machine. */

@@ -397,6 +397,13 @@ export const errors = {
     detail: 'This tenant has {most} codes that wait to be used, which is the most.',
     action: 'Try again when some were used or have expired.',
   },
+  too_many_revocations: {
+    http: 409,
+    grpc: 'FAILED_PRECONDITION',
+    title: 'Too many revocations',
+    detail: 'NATS refuses {count} keys by name, and is to be told of no more than {most} that it has to remember.',
+    action: 'Give hosts credentials that expire (ttl): they are forgotten when they have.',
+  },
   too_many_claims: {
     http: 429,
     grpc: 'RESOURCE_EXHAUSTED',

@@ -19,7 +19,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { Enrolment, readIssuer } from '#access/enrolment.ts';
 import type { Clock } from '#clock.ts';
 import { systemClock } from '#clock.ts';
-import { codeFailures, codeMilliseconds, credentialsListedMilliseconds } from '#limits.ts';
+import { codeFailures, codeMilliseconds, credentialsListedMilliseconds, revocationsMax } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { buckets } from '#log/stream.ts';
 import type { Telemetry } from '#telemetry.ts';
@@ -490,6 +490,34 @@ test('who let a host in or shut it out is in the audit trail, and nothing secret
   }
   const secrets = [readCredentials(given.body.credentials ?? '').key.seed, made.body.code?.split(':')[1] ?? '?'];
   for (const secret of secrets) expect(trail.join()).not.toContain(secret);
+});
+
+test('with thousands of revocations for ever, hosts get credentials that expire, and are shut out all the same', {
+  timeout: 120_000,
+}, async () => {
+  const { credentials = '' } = await enrolment.credentials(wish('endless'));
+  const bucket = await log.buckets.open(buckets.enrolment);
+  const now = Date.now();
+  const revoked = { host: 'gone', by: 'ann', byCode: false, issued: now, expires: null, revoked: now };
+  // Public keys are random; these are put together of parts of one, since so many pairs take long to make.
+  const key = keyOf();
+  for (let first = 0; first < revocationsMax; first += 500)
+    await Promise.all(
+      Array.from({ length: 500 }, (_, index) =>
+        bucket.put(`credentials.default.gone.${key.slice(0, -8)}${1e7 + first + index}`, JSON.stringify(revoked)),
+      ),
+    );
+  const full = await another();
+  await expect(full.credentials(wish('one-more'))).rejects.toEqual(refusal('too_many_revocations'));
+  await expect(full.code(wish('one-more'))).rejects.toEqual(refusal('too_many_revocations'));
+  const ending = await full.credentials({ ...wish('one-more'), ttl: '1h' });
+  expect(await full.revoke('default', 'one-more')).toEqual({ revoked: 1, untold: undefined });
+  expect(await full.revoke('default', 'endless')).toEqual({ revoked: 1, untold: undefined });
+  for (const [host, text] of [
+    ['one-more', ending.credentials ?? ''],
+    ['endless', credentials],
+  ] as const)
+    await expect(client(text, 'default', host)).rejects.toThrow(/authorization violation/i);
 });
 
 test('without the log it is said that the log is away, and nothing else', { timeout: 120_000 }, async () => {

@@ -21,6 +21,7 @@ import {
   enrolmentTidyMilliseconds,
   retryMilliseconds,
   revocationKeptMilliseconds,
+  revocationsMax,
 } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
 import { answered, buckets, isOvertaken } from '#log/stream.ts';
@@ -71,6 +72,8 @@ export class Enrolment {
   readonly #telemetry: Telemetry;
   readonly #failures: Failures;
   readonly #closed = new AbortController();
+  /** Keys that NATS refuses by name, when it was told last. */
+  #revocations = 0;
   /** Ends the pause before NATS is told again. */
   #hurried = new AbortController();
   readonly #keeping: Promise<void>;
@@ -96,17 +99,17 @@ export class Enrolment {
     await this.#keeping;
   }
 
-  /** Gives a host credentials. @throws ApiError bad_value, log_unavailable */
+  /** Gives a host credentials. @throws ApiError bad_value, too_many_revocations, log_unavailable */
   async credentials(wish: Wish): Promise<Enrolled> {
-    const { tenant, host, ttl_ms } = checked(wish);
+    const { tenant, host, ttl_ms } = this.#checked(wish);
     const { publicKey, seed } = KeyPair.create('user');
     const { jwt, expires } = await this.#issue({ tenant, host, publicKey, ttl_ms, by: wish.by, byCode: false });
     return { tenant, host, credentials: credentialsText(jwt, seed), expires };
   }
 
-  /** Gives a code with which a host's agent fetches its own. @throws ApiError bad_value, too_many_codes, log_unavailable */
+  /** Gives a code with which a host's agent fetches its own. @throws ApiError bad_value, too_many_codes, too_many_revocations, log_unavailable */
   async code(wish: Wish): Promise<Enrolled> {
-    const { tenant, host, ttl_ms } = checked(wish);
+    const { tenant, host, ttl_ms } = this.#checked(wish);
     const code = randomBytes(20).toString('base64url');
     const expires = this.#now() + codeMilliseconds;
     const kept: Code = { tenant, host, ttl_ms, by: wish.by, expires };
@@ -232,6 +235,7 @@ export class Enrolment {
         // A server refuses what was issued until then, and whoever issued it may have a clock that is ahead.
         else wanted[publicKey] = Math.max(wanted[publicKey] ?? 0, Math.ceil(Math.max(revoked, issued) / 1000));
       }
+      this.#revocations = Object.keys(wanted).length;
       return wanted;
     });
   }
@@ -341,6 +345,15 @@ export class Enrolment {
     return found;
   }
 
+  /** @throws ApiError bad_value, too_many_revocations */
+  #checked({ tenant, host, ttl }: Wish): { tenant: string; host: string; ttl_ms: number | null } {
+    hostToken(host);
+    const ttl_ms = lifetimeOf(ttl, '1m');
+    if (ttl_ms === null && this.#revocations >= revocationsMax)
+      throw new ApiError('too_many_revocations', { count: this.#revocations, most: revocationsMax });
+    return { tenant, host, ttl_ms };
+  }
+
   #now(): number {
     return this.#clock.now_us() / 1000;
   }
@@ -360,12 +373,6 @@ function hostToken(host: string): string {
     const expected = 'letters, digits, "-", "_" and ".", at most 128, beginning and ending with a letter or digit';
     throw new ApiError('bad_value', { parameter: 'host', value: clip(host), expected }, { cause });
   }
-}
-
-/** @throws ApiError bad_value */
-function checked({ tenant, host, ttl }: Wish): { tenant: string; host: string; ttl_ms: number | null } {
-  hostToken(host);
-  return { tenant, host, ttl_ms: lifetimeOf(ttl, '1m') };
 }
 
 /** Codes that were refused of late, by the address that showed them. */
