@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { text as textOf } from 'node:stream/consumers';
 import { Child } from '@fleetreel/deploy/local/child';
 import { NatsAccess } from '@fleetreel/proto/nats_access';
-import { readCredentials } from '@fleetreel/proto/nats_jwt';
+import { KeyPair, readCredentials } from '@fleetreel/proto/nats_jwt';
+import { Kvm } from '@nats-io/kv';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -510,6 +511,17 @@ test('a host is let in by the line that is shown, run as it is, and shut out aga
     `fleetreel-agent run --nats-url ${stack.nats.url} --nats-credentials box-2.creds`,
   );
   await page.keyboard.press('Escape');
+});
+
+test('credentials that have expired are shown as such, and there is nothing to take back', async () => {
+  const bucket = await new Kvm(connection).open('enrolment');
+  const issued = Date.now() - 7_200_000;
+  const over = { host: 'box-3', by: admin.name, byCode: false, issued, expires: issued + 3_600_000, revoked: null };
+  await bucket.put(`credentials.default.box-3.${KeyPair.create('user').publicKey}`, JSON.stringify(over));
+  await page.goto(`${stack.address}/settings/agents`);
+  const credentials = page.locator('tr[data-credentials="box-3"]');
+  await credentials.locator('.tag').getByText('expired').waitFor();
+  expect(await credentials.getByRole('button').count()).toBe(0);
 });
 
 test('phone, tablet and wall: nothing is wider than the screen, in either theme', {
