@@ -1,11 +1,10 @@
 import { accessSync, constants } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
-import { NatsAccess } from '@fleetreel/proto/nats_access';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { HostName } from '#claim.ts';
 import { systemClock } from '#clock.ts';
 import type { Settings } from '#config.ts';
-import { connectOnce } from '#connect.ts';
+import { accessOf, connectOnce } from '#connect.ts';
 import { addresses, type Identity } from '#host.ts';
 import { closeMilliseconds } from '#limits.ts';
 import { sentence, Telemetry } from '#telemetry.ts';
@@ -22,7 +21,7 @@ export async function check(options: {
   const unreadable = Object.entries(settings.roots).flatMap(([name, folder]) => whyUnreadable(`roots.${name}`, folder));
   for (const reason of unreadable) print(`folders: ${reason}`);
   if (unreadable.length === 0) print(`folders: ${Object.values(settings.roots).join(', ')} can be read`);
-  const access = new NatsAccess(settings.nats);
+  const access = accessOf(settings, identity.host);
   let connection: NatsConnection;
   try {
     connection = await connectOnce(access, { tenant: settings.tenant, host: identity.host });

@@ -1,11 +1,19 @@
-import { inboxPrefix } from '@fleetreel/proto';
-import type { NatsAccess } from '@fleetreel/proto/nats_access';
+import { inboxPrefix, token } from '@fleetreel/proto';
+import { NatsAccess } from '@fleetreel/proto/nats_access';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { enrolledPath, type Settings } from '#config.ts';
 import { connectMilliseconds, pingMilliseconds, publishRetryMilliseconds } from '#limits.ts';
 import { name as program } from '#program.ts';
 
 /** Who connects. */
 export type Who = { tenant: string; host: string };
+
+/** The way into NATS; what `enroll` fetches while this agent runs is used, unless other credentials are named. */
+export const accessOf = (settings: Settings, host: string): NatsAccess =>
+  new NatsAccess({
+    ...settings.nats,
+    enrolled: { path: enrolledPath(settings), tenant: settings.tenant, host: token('host', host) },
+  });
 
 /** Connects to NATS; once it has succeeded, the client connects again by itself, for ever. */
 export const connectLog = (access: NatsAccess, who: Who): Promise<NatsConnection> => connect(options(access, who));

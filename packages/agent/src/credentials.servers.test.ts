@@ -1,5 +1,5 @@
 // An agent that NATS knows: what it does with its credentials, and what the server lets nobody do with them.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -53,14 +53,29 @@ async function client(host: string, tenant = 'default'): Promise<NatsConnection>
   return connection;
 }
 
-async function agent(args: readonly string[], command = 'run'): Promise<Program> {
-  const data = mkdtempSync(join(tmpdir(), 'fleetreel-agent-'));
+const dataFolder = () => mkdtempSync(join(tmpdir(), 'fleetreel-agent-'));
+
+async function agent(args: readonly string[], command = 'run', data = dataFolder()): Promise<Program> {
   const given = ['--nats-url', nats.server.url, '--interval', '1s', '--sources-disable', 'process', '--data', data];
   const program = await startProgram('packages/agent/src/main.ts', [command, ...given, ...args], {});
   onTestFinished(async () => {
     await program.kill();
     rmSync(data, { recursive: true, force: true, maxRetries: 5 });
   });
+  return program;
+}
+
+/** An agent that is in, with credentials that then expire within seconds, however long its start takes. */
+async function shortlyIn(host: string): Promise<Program> {
+  const path = join(nats.folder, `${host}.creds`);
+  const write = () => {
+    const expires_s = Math.floor(Date.now() / 1000) + 8;
+    renameSync(nats.write(`${host}.new`, nats.credentialsOf({ host, expires_s }).text), path);
+  };
+  write();
+  const program = await agent(['--nats-credentials', path]);
+  const writing = setInterval(write, 1000);
+  await program.line(/the name is ours/, 60_000).finally(() => clearInterval(writing));
   return program;
 }
 
@@ -240,11 +255,26 @@ test('an agent whose name is taken while it runs is told, and ends', async () =>
   expect(program.lines.join('\n')).toContain('Another agent has taken the name');
 });
 
+test('credentials that come while an agent runs need no restart, unless they are of another host', async () => {
+  const data = dataFolder();
+  const program = await agent(['--host', 'late.1'], 'run', data);
+  await program.line(/the server asks for credentials: fetch some \(fleetreel-agent enroll\)/, 60_000);
+  const path = join(data, 'nats.creds');
+  renameSync(nats.write('late.creds', nats.credentialsOf({ host: 'late.2' }).text), path);
+  await program.line(/has credentials of \\?"late\.2\\?", and this program runs as another: start it again/, 60_000);
+  renameSync(nats.write('late.creds', nats.credentialsOf({ host: 'late.1' }).text), path);
+  await program.line(/"host":"late.1","msg":"the name is ours"/, 60_000);
+});
+
+test('who renews credentials in time hears nothing of it', async () => {
+  const program = await shortlyIn('db.5');
+  nats.write('db.5.creds', nats.credentialsOf({ host: 'db.5' }).text);
+  await program.line(/connected again/, 60_000);
+  expect(program.lines.join('\n')).not.toMatch(/NATS refuses/);
+});
+
 test('expired credentials are said, sampling goes on into the spool, and new ones need no restart', async () => {
-  const expires_s = Math.floor(Date.now() / 1000) + 8;
-  const path = nats.write('db.3.creds', nats.credentialsOf({ host: 'db.3', expires_s }).text);
-  const program = await agent(['--nats-credentials', path]);
-  await program.line(/the name is ours/, 30_000);
+  const program = await shortlyIn('db.3');
   await program.line(/NATS refuses this agent.*|have expired at/, 30_000);
   const count = async () => (await stored())['fr.v1.default.frame.db_3'] ?? 0;
   const before = await count();

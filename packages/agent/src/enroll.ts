@@ -28,7 +28,10 @@ export async function enroll(
   readCredentials(text);
   file.write(text);
   const until = expires === null ? 'until they are revoked' : `until ${new Date(expires).toISOString()}`;
-  const uses = settings.nats.credentials === undefined ? 'from now on' : `with nats.credentials: ${path}`;
+  const uses =
+    settings.nats.credentials === undefined
+      ? 'from now on, one that runs under another name when it is started again'
+      : `with nats.credentials: ${path}`;
   const where = natsUrl === null ? '' : `, NATS is at ${natsUrl} (nats.url)`;
   return `${path} has the credentials of ${host} (tenant ${tenant}), valid ${until}: the agent uses them ${uses}${where}`;
 }

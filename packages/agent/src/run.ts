@@ -7,13 +7,13 @@ import {
   subject,
 } from '@fleetreel/proto';
 import { milliseconds } from '@fleetreel/proto/duration';
-import { NatsAccess } from '@fleetreel/proto/nats_access';
+import type { NatsAccess } from '@fleetreel/proto/nats_access';
 import { jetstream } from '@nats-io/jetstream';
 import { errors, type NatsConnection } from '@nats-io/transport-node';
 import { type Claim, HostName } from '#claim.ts';
 import type { Clock } from '#clock.ts';
 import type { Settings } from '#config.ts';
-import { connectLog } from '#connect.ts';
+import { accessOf, connectLog } from '#connect.ts';
 import type { Events } from '#events.ts';
 import { stopCompiling } from '#handover.ts';
 import { addresses, askMachine, describe, type Identity } from '#host.ts';
@@ -168,7 +168,7 @@ class Holding {
     this.#agent = agent;
     this.#publisher = publisher;
     this.#refused = refused;
-    this.#access = new NatsAccess(agent.settings.nats);
+    this.#access = accessOf(agent.settings, agent.identity.host);
   }
 
   /** Resolves with the reason when another agent has taken the name, with undefined at the signal. */
@@ -199,6 +199,8 @@ class Holding {
   /** Says why NATS does not let this agent in any more, once for each reason. */
   async #denied(cause: Error): Promise<void> {
     const { clock, telemetry } = this.#agent;
+    // They were renewed in time, and are shown when it connects again.
+    if (this.#access.isRenewed) return;
     const reason = await this.#access.explain(cause, clock.now_us() / 1_000_000);
     if (reason === this.#denial) return;
     this.#denial = reason;

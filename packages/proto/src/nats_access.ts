@@ -1,5 +1,5 @@
 // How a program of ours gets into NATS: the settings under `nats`, what the client is told of them, and what a refusal means.
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import { readCredentials, type UserCredentials } from '#nats_jwt.ts';
@@ -8,6 +8,8 @@ export type NatsSettings = {
   /** One server, or several of one cluster, separated by commas. */
   url: string;
   credentials?: string;
+  /** Where credentials may come while the program runs, if none are named, and for whom they have to be, as it is in subjects. */
+  enrolled?: { path: string; tenant: string; host: string };
   tls?: { ca?: string; certificate?: string; key?: string };
 };
 
@@ -46,10 +48,11 @@ export class NatsAccess {
 
   /** The client reads files at every connection, so that renewed ones need no restart. A server's certificate is always verified. */
   get options(): NatsConnectOptions {
-    const { url, credentials, tls: { ca, certificate, key } = {} } = this.#settings;
+    const path = this.#path;
+    const { url, tls: { ca, certificate, key } = {} } = this.#settings;
     return {
       servers: url.split(',').map((server) => server.trim()),
-      ...(credentials !== undefined && { authenticator: (nonce = '') => this.#prove(credentials, nonce) }),
+      ...(path !== undefined && { authenticator: (nonce = '') => this.#prove(path, nonce) }),
       ...(this.#isEncrypted && {
         tls: {
           checkServerIdentity: (hostname: string, certificate: PeerCertificate) => isNamed(url, hostname, certificate),
@@ -63,7 +66,20 @@ export class NatsAccess {
 
   /** Whether NATS is told who this is. */
   get isKnown(): boolean {
-    return this.#settings.credentials !== undefined;
+    return this.#settings.credentials !== undefined || this.#shown !== undefined;
+  }
+
+  /** Whether there are others than were last shown: the next connection shows them. */
+  get isRenewed(): boolean {
+    try {
+      return this.#path !== undefined && this.#read(this.#path)?.jwt !== this.#shown?.jwt;
+    } catch {
+      return false;
+    }
+  }
+
+  get #path(): string | undefined {
+    return this.#settings.credentials ?? this.#settings.enrolled?.path;
   }
 
   /** How often a server was told who this is since one has accepted it: each time, the next one is to wait longer. */
@@ -84,16 +100,28 @@ export class NatsAccess {
 
   /** Never throws: the client would close for good. */
   #prove(path: string, nonce: string): Proof | undefined {
-    this.#tries++;
     try {
-      this.#shown = readCredentialsFile(path);
+      this.#shown = this.#read(path) ?? this.#shown;
       this.#unreadable = undefined;
     } catch (cause) {
       this.#unreadable = (cause as Error).message;
     }
+    if (this.isKnown) this.#tries++;
     if (this.#shown === undefined) return undefined;
     const { jwt, key } = this.#shown;
     return { jwt, nkey: key.publicKey, sig: key.sign(Buffer.from(nonce)).toString('base64url') };
+  }
+
+  /** What is in the file; undefined where it has not come yet. @throws Error that says what is wrong with it */
+  #read(path: string): UserCredentials | undefined {
+    const { credentials, enrolled } = this.#settings;
+    if (credentials !== undefined || enrolled === undefined) return readCredentialsFile(path);
+    if (!existsSync(path)) return undefined;
+    const read = readCredentialsFile(path);
+    const { name, nats } = read.claims;
+    // Under another name or tenant nothing of this program would be taken.
+    if (nats.tags?.includes(`tenant:${enrolled.tenant}`) && nats.tags.includes(`host:${enrolled.host}`)) return read;
+    throw new Error(`${path} has credentials of "${name}", and this program runs as another: start it again`);
   }
 
   /**
@@ -122,11 +150,17 @@ export class NatsAccess {
   }
 
   #whyRefused(message: string, now_s: number): string {
-    const { credentials } = this.#settings;
-    if (credentials === undefined) return 'the server asks for credentials: give nats.credentials';
-    if (this.#shown === undefined) return this.#unreadable ?? `${credentials} was not read yet`;
+    const path = this.#path;
+    if (path === undefined) return 'the server asks for credentials: give nats.credentials';
+    if (this.#shown === undefined)
+      return (
+        this.#unreadable ??
+        (this.#settings.credentials === undefined
+          ? 'the server asks for credentials: fetch some (fleetreel-agent enroll), no restart is needed, or give nats.credentials'
+          : `${path} was not read yet`)
+      );
     const { name, exp, iat } = this.#shown.claims;
-    const whose = `the credentials of "${name}" in ${credentials}`;
+    const whose = `the credentials of "${name}" in ${path}`;
     const older = this.#unreadable === undefined ? '' : `; the file could not be read again: ${this.#unreadable}`;
     if (exp !== undefined && exp <= now_s)
       return `${whose} have expired at ${new Date(exp * 1000).toISOString()}: put new ones there, no restart is needed${older}`;
