@@ -7,7 +7,7 @@ import { build, built } from '#build.ts';
 import { type Credentials, credentials, FolderLock, LaunchError } from '#local/folder.ts';
 import { guardPid } from '#local/guard.ts';
 import { findNats, natsIllness, natsInfo, natsService } from '#local/nats.ts';
-import { natsKeys } from '#local/nats_keys.ts';
+import { natsKeys, renewAgent } from '#local/nats_keys.ts';
 import { cacheFolder, type Machine, withRemedy } from '#local/obtain.ts';
 import { accepts, freePort, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
@@ -124,6 +124,7 @@ async function startAll(plan: Plan, machine: Machine, signal: AbortSignal): Prom
   } catch (cause) {
     machine.report(`Commands need --key-file ${ownerKey} to be given: ${printable((cause as Error).message)}`);
   }
+  if (nats.start) told.use(renewAgent(data, process.env, machine.report));
   await start(agent(data, { ...environment, ...access.agent }));
 
   for (let round = 1; !(await hasFrame(url, key, begun, signal)); round++) {

@@ -2,13 +2,13 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { natsKeys } from '@fleetreel/deploy/local/nats_keys';
+import { natsKeys, renewAgent } from '@fleetreel/deploy/local/nats_keys';
 import { NatsAccess } from '@fleetreel/proto/nats_access';
 import { readCredentials } from '@fleetreel/proto/nats_jwt';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import { connect } from '@nats-io/transport-node';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, onTestFinished, test, vi } from 'vitest';
 import { startNats } from '../servers/nats.ts';
 import { startProgram } from '../servers/program.ts';
 import { programs } from '../stack.ts';
@@ -53,6 +53,26 @@ test('what the log held is still there, only keys open it, and they stay the sam
   expect(agentOf(again).sub).toBe(agent.sub);
   expect(agentOf(keysOf('web-2'))).toMatchObject({ name: 'web-2', nats: { tags: ['tenant:default', 'host:web-2'] } });
   expect(() => keysOf('web 3')).toThrow(/give it another name with the environment variable FLEETREEL_HOST/);
+});
+
+test('the credentials of its own agent end by themselves, and are renewed before', () => {
+  onTestFinished(() => void vi.useRealTimers());
+  vi.useFakeTimers({ toFake: ['Date', 'setInterval', 'clearInterval'] });
+  const day = 86_400_000;
+  const first = agentOf(keysOf('web-3'));
+  expect((first.exp ?? Infinity) * 1000).toBeLessThanOrEqual(Date.now() + 7 * day);
+  const said: string[] = [];
+  using _ = renewAgent(data, { FLEETREEL_HOST: 'web-3' }, (line) => said.push(line));
+  vi.setSystemTime(Date.now() + 3 * day);
+  vi.advanceTimersByTime(60_000);
+  expect(agentOf(keysOf('web-3'))).toEqual(first);
+  vi.setSystemTime(Date.now() + day);
+  vi.advanceTimersByTime(60_000);
+  const path = join(data, 'nats-keys', 'agent.creds');
+  const second = readCredentials(readFileSync(path, 'utf8')).claims;
+  expect(second.sub).not.toBe(first.sub);
+  expect(second.exp).toBeGreaterThan((first.exp ?? Infinity) + 3 * 86_400);
+  expect(said).toEqual([]);
 });
 
 test('fleetreel nats-keys makes what a server and its collectors need, and never over what is there', async () => {
