@@ -233,7 +233,7 @@ test('an agent publishes, keeps its name against another machine, which has it o
   const path = nats.write('db.1.creds', nats.credentialsOf({ tenant: 'acme', host: 'db.1' }).text);
   const first = await agent(['--nats-credentials', path, '--machine-id', 'machine-one']);
   await expect.poll(async () => (await stored())['fr.v1.acme.frame.db_1'], soon).toBeGreaterThan(1);
-  expect(await stored()).toHaveProperty(['fr.v1.acme.host.db_1']);
+  await expect.poll(async () => await stored(), soon).toHaveProperty(['fr.v1.acme.host.db_1']);
   expect((await claims.get('acme.db_1'))?.json()).toMatchObject({ machineId: 'machine-one' });
 
   const second = await agent(['--nats-credentials', path, '--machine-id', 'machine-two']);
