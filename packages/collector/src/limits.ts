@@ -223,6 +223,8 @@ export const customOwnersMax = 10_000;
 export const auditYears = 3;
 /** Characters of the JSON of what was before or after a change in the audit trail. */
 export const auditJsonCharactersMax = 64 * 1024;
+/** Records of the audit trail that wait for the log; beyond, nothing is done of which there is to be one: 32 MB of the longest. */
+export const auditWaitingMax = 256;
 
 assert(
   customMessageBytes + 3 * customTextCharactersMax + metadataKeysMax * 6 * (metadataCharactersMax + 64) < frameBytesMax,

@@ -30,7 +30,7 @@ import { Hub } from '#live/hub.ts';
 import { Newest } from '#live/newest.ts';
 import { AgentSettings } from '#log/agent_settings.ts';
 import { Allowances } from '#log/allowance.ts';
-import { Audit } from '#log/audit.ts';
+import { Audit, type Deed } from '#log/audit.ts';
 import { connectLog, type Log, openLog } from '#log/connect.ts';
 import { CustomLog } from '#log/custom.ts';
 import { DeadLetters } from '#log/dead.ts';
@@ -104,6 +104,7 @@ async function run(settings: Settings): Promise<number> {
     const agentSettings = await AgentSettings.open({ log, registry, telemetry, clock });
     closing.push(() => agentSettings.close());
     const audit = new Audit(log, hostname(), telemetry, clock);
+    closing.push(() => audit.close());
     const { anonymous, owner_key: ownerKey } = settings.access;
     if (ownerKey !== '')
       await keepOwner(access, settings.access, audit, (step) => until(step, 'ingest', telemetry, signal));
@@ -189,9 +190,18 @@ async function keepOwner(
   const made = await keepOwnerKey(keys, { path, tenant, machine: hostname() }, settled);
   if (made === undefined) return;
   const { id, name, scopes, expires } = made;
-  const collector = { tenant, kind: 'system', id: '', name: 'collector' } as const;
-  const deed = { action: 'key.create', target: id, after: { name, scopes, expires }, address: '' };
-  await settled(() => audit.record(collector, deed));
+  const deed = { action: 'key.create', target: id, after: { name, scopes, expires } };
+  // What the log does not take now, the audit trail repeats.
+  await recordOwn(audit, tenant, deed).catch(ignoreUnavailable);
+}
+
+/** Writes the record of what the collector does by itself. @throws ApiError log_unavailable */
+async function recordOwn(audit: Audit, tenant: string, deed: Omit<Deed, 'address'>): Promise<void> {
+  await audit.record({ tenant, kind: 'system', id: '', name: 'collector' }, { ...deed, address: '' });
+}
+
+function ignoreUnavailable(cause: unknown): void {
+  if (!(cause instanceof ApiError && cause.code === 'log_unavailable')) throw cause;
 }
 
 /** Says once how the first admin is made, where there is no user. */

@@ -89,6 +89,14 @@ export class Telemetry {
     ['bound'],
   );
   readonly #audited = this.#counter('audit_records_total', 'Records of the audit trail that the log has taken.');
+  readonly #auditWaiting = this.#gauge(
+    'audit_records_waiting',
+    'Records of the audit trail that the log did not take yet: they are repeated until it does.',
+  );
+  readonly #auditLost = this.#counter(
+    'audit_records_lost_total',
+    "Records of the audit trail that the log had not taken when the collector stopped: they are in the collector's own log.",
+  );
   readonly #certificateEnds = this.#gauge(
     'tls_certificate_expiration_timestamp_seconds',
     'When the certificate of HTTP and gRPC is not valid any more, as a Unix time; 0 without one.',
@@ -196,6 +204,22 @@ export class Telemetry {
 
   audited(): void {
     this.#audited.inc();
+  }
+
+  /** @param reason why there is one more */
+  auditWaits(count: number, reason?: string): void {
+    this.#auditWaiting.set(count);
+    if (reason !== undefined)
+      this.log.warn(
+        { count, reason },
+        'the log did not take a record of the audit trail; it is repeated until it does',
+      );
+  }
+
+  /** @param record what was done, by whom: nothing secret is in it */
+  auditLost(record: object): void {
+    this.#auditLost.inc();
+    this.log.error({ record }, 'the log did not take a record of the audit trail before the collector stopped');
   }
 
   deadLettersKept(count: number): void {

@@ -113,6 +113,7 @@ export async function serveRooms(
     rawMilliseconds: retention.raw,
   };
   const audit = new Audit(log, 'test', telemetry, clock);
+  closing.defer(() => audit.close());
   const deadLetters = new DeadLetters(log, telemetry);
   faces.open({ query, hub, deadLetters, replays, agents, enrolment, custom, audit });
   return { newest, query, audit };

@@ -2,7 +2,7 @@
 import { decodeAuditRecord } from '@fleetreel/proto/custom';
 import type { InvitedUser, Link, MadeKey, SignedIn } from '@fleetreel/proto/http';
 import { Access, DeadLetters, Replay } from '@fleetreel/proto/services';
-import { startNats } from '@fleetreel/test/servers/nats';
+import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Registry } from '#log/registry.ts';
@@ -15,6 +15,7 @@ type Recorded = { tenant: string } & ReturnType<typeof decodeAuditRecord>;
 /** Those that were not asked for yet, and what all of them say. */
 const records: Recorded[] = [];
 const said: string[] = [];
+let nats: NatsServer;
 let url: string;
 let grpc: string;
 let admin: string;
@@ -35,8 +36,9 @@ async function ask<T>(
   path: string,
   body?: unknown,
   bearer = admin,
+  of = url,
 ): Promise<{ status: number; body: T }> {
-  const answer = await fetch(`${url}/api/v1/${path}`, {
+  const answer = await fetch(`${of}/api/v1/${path}`, {
     method,
     headers: {
       ...(bearer && { authorization: `Bearer ${bearer}` }),
@@ -49,7 +51,7 @@ async function ask<T>(
 }
 
 beforeAll(async () => {
-  const nats = closing.use(await startNats());
+  nats = closing.use(await startNats());
   const { telemetry, faces } = await startFaces(closing, 'none', ['127.0.0.1', '192.0.2.0/24']);
   const bounds = { age_ms: 3_600_000, bytes: 64 * 1024 * 1024 };
   const started = await startLog(closing, nats.url, bounds, telemetry);
@@ -202,6 +204,47 @@ test('hosts that are forgotten, settings of agents, dead letters and replays', a
     'default user ada: dead_letter.redrive   -> {"done":0,"failed":0}',
     'default user ada: replay.play   -> {"fromSequence":1,"toSequence":0,"hosts":0,"tables":[]}',
   ]);
+});
+
+test('what could not be recorded yet is not done', async () => {
+  const { body: gus } = await ask<InvitedUser>('POST', 'users', { user: 'gus', role: 'viewer' });
+  const { body: made } = await ask<MadeKey>('POST', 'keys', { name: 'early', scopes: ['read'] });
+  for (const secret of [gus.link.code, made.secret]) secrets.add(secret);
+  await recorded(2);
+  // A collector that knows the users, and has nothing else of the log yet.
+  const early = await startFaces(closing, 'none');
+  const bounds = { age_ms: 3_600_000, bytes: 64 * 1024 * 1024 };
+  const { log } = await startLog(closing, nats.url, bounds, early.telemetry);
+  await early.faces.access.open(log);
+  closing.defer(() => early.faces.access.close());
+  const changes: readonly [method: string, path: string, body?: object][] = [
+    ['POST', 'users', { user: 'hal', role: 'viewer' }],
+    ['PATCH', 'users/gus', { role: 'admin' }],
+    ['POST', 'users/gus/link'],
+    ['DELETE', 'users/gus/sessions'],
+    ['DELETE', 'users/gus'],
+    ['POST', 'keys', { name: 'earlier', scopes: ['admin'] }],
+    ['DELETE', `keys/${made.key.id}`],
+    ['POST', 'link', { code: gus.link.code, password }],
+    ['POST', 'login', { user: 'ada', password: 'another long password' }],
+    ['POST', 'me/password', { password: 'another long password', newPassword: password }],
+    ['DELETE', `me/sessions/${admin.split('_')[1]}`],
+    ['POST', 'logout'],
+  ];
+  const kept = async () => {
+    const bucket = await log.buckets.open('access');
+    const entries: string[] = [];
+    for await (const key of await bucket.keys(['user.*', 'session.*', 'link.*', 'key.*']))
+      entries.push(`${key} ${(await bucket.get(key))?.string()}`);
+    return entries.sort();
+  };
+  const before = await kept();
+  for (const [method, path, body] of changes) {
+    const answer = await ask<{ code: string }>(method, path, body, admin, `http://127.0.0.1:${early.faces.http.port}`);
+    expect.soft([answer.status, answer.body?.code], `${method} ${path}`).toEqual([503, 'log_unavailable']);
+  }
+  expect(await kept()).toEqual(before);
+  expect(records).toEqual([]);
 });
 
 test('no secret is in any record', () => {

@@ -13,27 +13,32 @@ type Parts = Pick<FaceParts, 'rooms'>;
 /** Who does it, and from where. */
 export type By = { identity: Identity; address: string };
 
-/** @param by also somebody who is not, or not yet, known by credentials @throws ApiError log_unavailable */
-export const record = (
-  { rooms }: Parts,
-  { identity, address }: { identity: Actor; address: string },
-  deed: Omit<Deed, 'address'>,
-): Promise<void> => rooms().audit.record(identity, { ...deed, address });
+/** Writes the record of what was done. @param by also somebody who is not, or not yet, known by credentials */
+type RecordDeed = (by: { identity: Actor; address: string }, deed: Omit<Deed, 'address'>) => Promise<void>;
+
+/** What writes records: had before anything is done, so that nothing is done of which there could be none. @throws ApiError log_unavailable */
+export function recorder({ rooms }: Parts): RecordDeed {
+  const { audit } = rooms();
+  audit.admit();
+  return ({ identity, address }, deed) => audit.record(identity, { ...deed, address });
+}
 
 /** Changes what is wanted of agents, unless it is only to be said what that would do. @throws ApiError */
 export async function changeAgentSettings(parts: Parts, by: By, change: Change): Promise<AgentSettingsChange> {
+  const record = recorder(parts);
   const { before, ...result } = await parts.rooms().agents.change(by.identity.tenant, change);
   const { target, settings: after } = result.target;
-  if (!change.isTrial) await record(parts, by, { action: 'agent_settings.change', target, before, after });
+  if (!change.isTrial) await record(by, { action: 'agent_settings.change', target, before, after });
   return result;
 }
 
 /** Forgets a host, frees its name, and takes back what is wanted of it by its name. @throws ApiError */
 export async function forgetHost(parts: Parts, by: By, host: string): Promise<void> {
+  const record = recorder(parts);
   const { query, agents } = parts.rooms();
   const { tenant } = by.identity;
   await query.hosts.forget(tenant, host);
-  await record(parts, by, { action: 'host.forget', target: host });
+  await record(by, { action: 'host.forget', target: host });
   const target = `host:${host}`;
   if (!agents.targets(tenant).some((wanted) => wanted.target === target)) return;
   try {
@@ -53,9 +58,10 @@ export async function changeDeadLetters(
   choice: DeadChoice,
   now: number,
 ): Promise<DeadOutcome> {
+  const record = recorder(parts);
   const outcome = await changeDead(parts.rooms().deadLetters, what, by.identity.tenant, choice, now);
   const after = { done: outcome.done, failed: outcome.failed.length };
-  await record(parts, by, { action: `dead_letter.${what}`, target: choice.host ?? '', after });
+  await record(by, { action: `dead_letter.${what}`, target: choice.host ?? '', after });
   return outcome;
 }
 
@@ -65,7 +71,7 @@ export async function recordReplay(parts: Parts, by: By, how: 'play' | 'follow',
   const range = fromSequence > 0 || toSequence > 0 ? { fromSequence, toSequence } : { from, to };
   const target = hosts.length > shownMax ? `${hosts.slice(0, shownMax).join(', ')} and others` : hosts.join(', ');
   const after = { ...range, hosts: hosts.length, tables: tables.slice(0, shownMax) };
-  await record(parts, by, { action: `replay.${how}`, target, after });
+  await recorder(parts)(by, { action: `replay.${how}`, target, after });
 }
 
 /** Names that a record repeats at most. */

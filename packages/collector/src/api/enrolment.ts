@@ -3,7 +3,7 @@ import { ApiError } from '@fleetreel/proto/errors';
 import type { ClaimedEnrolment, Enrolled } from '@fleetreel/proto/http';
 import type { Enrolment } from '#access/enrolment.ts';
 import type { Identity } from '#access/identity.ts';
-import { record } from '#api/audit.ts';
+import { recorder } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 
 /** @throws ApiError enrolment_unavailable */
@@ -20,11 +20,12 @@ export async function enrol(
   { host, ttl, code }: { host: string; ttl: string | undefined; code: boolean },
   address: string,
 ): Promise<Enrolled> {
+  const record = recorder(parts);
   const enrolment = enrolmentOf(parts);
   const wish = { tenant: identity.tenant, host, ttl, by: identity.name };
   const enrolled = code ? await enrolment.code(wish) : await enrolment.credentials(wish);
   const after = { mode: code ? 'code' : 'credentials', ttl: ttl || null, expires: enrolled.expires };
-  await record(parts, { identity, address }, { action: 'enrolment.create', target: host, after });
+  await record({ identity, address }, { action: 'enrolment.create', target: host, after });
   return enrolled;
 }
 
@@ -34,11 +35,12 @@ export async function claim(
   given: { code: string; publicKey: string },
   address: string,
 ): Promise<ClaimedEnrolment> {
+  const record = recorder(parts);
   const claimed = await enrolmentOf(parts).claim(given, address);
   const { tenant, host, expires } = claimed;
   const actor = { tenant, kind: 'system', id: '', name: 'enrolment code' } as const;
   const after = { publicKey: given.publicKey, expires };
-  await record(parts, { identity: actor, address }, { action: 'enrolment.claim', target: host, after });
+  await record({ identity: actor, address }, { action: 'enrolment.claim', target: host, after });
   return claimed;
 }
 
@@ -49,9 +51,10 @@ export async function revoke(
   host: string,
   address: string,
 ): Promise<number> {
+  const record = recorder(parts);
   const { revoked, untold } = await enrolmentOf(parts).revoke(identity.tenant, host);
   const before = { valid: revoked };
-  await record(parts, { identity, address }, { action: 'credentials.revoke', target: host, before });
+  await record({ identity, address }, { action: 'credentials.revoke', target: host, before });
   if (untold !== undefined) throw untold;
   return revoked;
 }

@@ -5,7 +5,7 @@ import { LinkCode, LinkPurpose, LinkUse, Me, PasswordChange, Sessions, SignedIn,
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
 import type { Begun, From } from '#access/users.ts';
-import { record } from '#api/audit.ts';
+import { recorder } from '#api/audit.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { cookieName } from '#api/http/access.ts';
 import { type App, json, problem } from '#api/http/app.ts';
@@ -46,8 +46,9 @@ export function sessionRoutes(app: App, parts: FaceParts): void {
     },
     async (request, reply) => {
       const { identity, ip: address } = request;
+      const record = recorder(parts);
       await users.signOut(identity);
-      await record(parts, { identity, address }, { action: 'sign_out', target: identity.name });
+      await record({ identity, address }, { action: 'sign_out', target: identity.name });
       return reply
         .header('set-cookie', cookie('', 0, request))
         .code(204)
@@ -122,8 +123,9 @@ export function meRoutes(app: App, parts: FaceParts): void {
     },
     async (request, reply) => {
       const { identity, ip: address } = request;
+      const record = recorder(parts);
       await users.changePassword(identity, request.body, fromOf(request));
-      await record(parts, { identity, address }, { action: 'password.change', target: identity.name });
+      await record({ identity, address }, { action: 'password.change', target: identity.name });
       return reply.code(204).send();
     },
   );
@@ -153,8 +155,9 @@ export function meRoutes(app: App, parts: FaceParts): void {
       },
     },
     async ({ identity, ip: address, params: { id } }, reply) => {
+      const record = recorder(parts);
       await users.endSession(identity, id);
-      await record(parts, { identity, address }, { action: 'session.end', target: id });
+      await record({ identity, address }, { action: 'session.end', target: id });
       return reply.code(204).send();
     },
   );
@@ -171,25 +174,27 @@ const userActor = ({ user, tenant }: Pick<Begun, 'user' | 'tenant'>): Actor => (
 async function signIn(parts: FaceParts, given: SignIn, from: From): Promise<Begun> {
   const { users } = parts.access;
   const { address } = from;
+  const record = recorder(parts);
   try {
     const begun = await users.signIn(given, from);
-    await record(parts, { identity: userActor(begun), address }, { action: 'sign_in', target: begun.user });
+    await record({ identity: userActor(begun), address }, { action: 'sign_in', target: begun.user });
     return begun;
   } catch (error) {
     if (!(error instanceof ApiError && error.code === 'sign_in_failed')) throw error;
     // A name that is nobody's may be a password, typed too early.
     const { name = '', tenant = defaultTenant } = users.find(given.user) ?? {};
     const nobody = { tenant, kind: 'anonymous', id: '', name } as const;
-    await record(parts, { identity: nobody, address }, { action: 'sign_in.fail', target: name });
+    await record({ identity: nobody, address }, { action: 'sign_in.fail', target: name });
     throw error;
   }
 }
 
 async function useLink(parts: FaceParts, given: LinkUse, from: From): Promise<Begun> {
+  const record = recorder(parts);
   const { purpose } = parts.access.users.checkLink(given.code);
   const begun = await parts.access.users.useLink(given, from);
   const deed = { action: 'link.use', target: begun.user, after: { purpose, role: begun.role } };
-  await record(parts, { identity: userActor(begun), address: from.address }, deed);
+  await record({ identity: userActor(begun), address: from.address }, deed);
   return begun;
 }
 
