@@ -145,6 +145,11 @@ export const replayIdleMilliseconds = 3_600_000;
 /** How far before its token a cursor reads what it has given already, milliseconds: the log's duplicate window. */
 export const cursorOverlapMilliseconds = 2 * 60_000;
 
+/** Longest time for a request to arrive as a whole, milliseconds: the largest body at 600 kbit/s. Nobody holds a connection without asking. */
+export const requestArrivalMilliseconds = 60_000;
+/** How often requests that are late are looked for, milliseconds. */
+export const requestLateMilliseconds = 5000;
+
 /** Passwords that are hashed at once: each takes a core for tens of milliseconds, and live data needs the others. */
 export const passwordsAtOnceMax = 1;
 /** Passwords that wait for that, of those who were right from there before and of the others each: some seconds. Beyond, who tried most is refused. */

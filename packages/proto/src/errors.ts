@@ -493,6 +493,13 @@ export const errors = {
     detail: '{value} does not take {method}.',
     action: 'Use {allowed}.',
   },
+  request_too_slow: {
+    http: 408,
+    grpc: 'DEADLINE_EXCEEDED',
+    title: 'Request too slow',
+    detail: 'The request was not here as a whole within {seconds} seconds.',
+    action: 'Send it again, less at once where the connection is slow.',
+  },
   payload_too_large: {
     http: 413,
     grpc: 'RESOURCE_EXHAUSTED',

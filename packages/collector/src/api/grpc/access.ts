@@ -1,6 +1,7 @@
 // The one place where methods are held to what they ask of their caller.
 import type { IncomingMessage } from 'node:http';
 import proxies from '@fastify/proxy-addr';
+import { ApiError } from '@fleetreel/proto/errors';
 import {
   type Metadata,
   Server,
@@ -15,6 +16,7 @@ import type { Need } from '#access/identity.ts';
 import type { FaceParts } from '#api/faces.ts';
 import { addresses, identities, needs } from '#api/grpc/rights.ts';
 import { statusOf } from '#api/grpc/status.ts';
+import { requestArrivalMilliseconds } from '#limits.ts';
 
 /** A server that refuses whoever may not. */
 export class ProtectedServer extends Server {
@@ -37,22 +39,44 @@ export class ProtectedServer extends Server {
 
 function interceptor(parts: FaceParts, trustedProxies: readonly string[]): ServerInterceptor {
   const isTrusted: Trust = trustedProxies.length > 0 ? proxies.compile([...trustedProxies]) : () => false;
-  return ({ path }, call) => {
+  return ({ path, requestStream }, call) => {
     const need = Object.hasOwn(needs, path) ? needs[path] : undefined;
+    const refuse = (error: unknown) => call.sendStatus(statusOf(error, path.replace('/fleetreel.v1.', ''), parts));
+    const identify = (metadata: Metadata) => {
+      if (need === undefined) throw new Error(`The method ${path} does not say whom it is for.`);
+      if (need !== 'public') identities.set(metadata, parts.access.identify(credentialsOf(metadata), need));
+    };
+    let asked: Metadata;
+    let late: NodeJS.Timeout | undefined;
     return new ServerInterceptingCall(call, {
       start(next) {
         next({
           onReceiveMetadata(metadata, proceed) {
+            asked = metadata;
             try {
               addresses.set(metadata, addressOf(call, metadata, isTrusted));
-              if (need === undefined) throw new Error(`The method ${path} does not say whom it is for.`);
-              if (need !== 'public') identities.set(metadata, parts.access.identify(credentialsOf(metadata), need));
+              identify(metadata);
             } catch (error) {
-              call.sendStatus(statusOf(error, path.replace('/fleetreel.v1.', ''), parts));
+              refuse(error);
               return;
             }
+            const seconds = requestArrivalMilliseconds / 1000;
+            const refuseLate = () => refuse(new ApiError('request_too_slow', { seconds }));
+            if (!requestStream) late = setTimeout(refuseLate, requestArrivalMilliseconds).unref();
             proceed(metadata);
           },
+          // Handlers of one request run from here on: it comes as slowly as one likes, and the right may be gone by then.
+          onReceiveHalfClose(proceed) {
+            clearTimeout(late);
+            try {
+              identify(asked);
+            } catch (error) {
+              refuse(error);
+              return;
+            }
+            proceed();
+          },
+          onCancel: () => clearTimeout(late),
         });
       },
     });

@@ -47,6 +47,12 @@ export function protect(app: App, access: Access): ReadonlyMap<string, Need> {
     if (identity.kind === 'user' && isChange(request) && !isShown(credentials)) checkPage(request);
     identities.set(request, identity);
   });
+  // A body comes as slowly as one likes, and the right may be gone by then.
+  app.addHook('preValidation', async (request) => {
+    const need = request.routeOptions.config.scope;
+    if (need === undefined || need === 'public' || !isChange(request)) return;
+    identities.set(request, access.identify(credentialsOf(request), need));
+  });
   return needs;
 }
 

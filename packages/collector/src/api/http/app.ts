@@ -37,6 +37,7 @@ const problems: Record<number, string> = {
   410: 'It is not there any more',
   404: 'There is nothing of this name',
   403: 'The credentials, or the page that asks, may not do this',
+  408: 'The request did not arrive in time',
   415: 'A body of this type is not read here',
   421: 'The request was addressed to another host name',
   426: 'This is a WebSocket',
@@ -57,7 +58,7 @@ export const json = (description: string, schema: TSchema) => ({
 export function problem(...statuses: number[]): Record<number, unknown> {
   const schema = Type.Ref('Problem');
   return Object.fromEntries(
-    [...new Set([...statuses, 401, 403, 421, 431, 500])].map((status) => [
+    [...new Set([...statuses, 401, 403, 408, 421, 431, 500])].map((status) => [
       status,
       { description: problems[status] ?? 'A problem', content: { 'application/problem+json': { schema } } },
     ]),

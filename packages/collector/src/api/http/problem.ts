@@ -2,6 +2,7 @@
 import { ApiError, clip } from '@fleetreel/proto/errors';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { App } from '#api/http/app.ts';
+import { requestArrivalMilliseconds } from '#limits.ts';
 
 /** Body of a request at most, bytes: no route takes more than a few names. */
 export const bodyBytesMax = 64 * 1024;
@@ -53,16 +54,20 @@ export function notFound(app: App): (request: FastifyRequest, reply: FastifyRepl
   };
 }
 
-/** Answers a request that could not even be parsed, on its raw connection. */
+function refusalOf({ code, message }: NodeJS.ErrnoException): ApiError {
+  if (code === 'HPE_HEADER_OVERFLOW') return new ApiError('header_too_large', { most: headerBytesMax });
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return new ApiError('request_too_slow', { seconds: requestArrivalMilliseconds / 1000 });
+  return badRequest(message);
+}
+
+/** Answers a request that did not arrive, or could not even be parsed, on its raw connection. */
 export function refuseRaw(error: NodeJS.ErrnoException, socket: import('node:net').Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
     return;
   }
-  const known =
-    error.code === 'HPE_HEADER_OVERFLOW'
-      ? new ApiError('header_too_large', { most: headerBytesMax })
-      : badRequest(error.message);
+  const known = refusalOf(error);
   const body = JSON.stringify(known.problem);
   socket.end(
     `HTTP/1.1 ${known.httpStatus} ${known.problem.title}\r\ncontent-type: ${problemType}\r\n` +

@@ -32,6 +32,7 @@ import { seriesRoutes } from '#api/http/series.ts';
 import { meRoutes, sessionRoutes } from '#api/http/session.ts';
 import { keyRoutes, userAccessRoutes, userRoutes } from '#api/http/users.ts';
 import { program } from '#config.ts';
+import { requestArrivalMilliseconds, requestLateMilliseconds } from '#limits.ts';
 
 export type HttpSettings = {
   host: string;
@@ -68,9 +69,13 @@ async function createApp(
   parts: FaceParts,
   { host, allowedHosts, trustedProxies, openMetrics, tls, console: consoleFolder }: HttpSettings,
 ): Promise<{ app: App; needs: ReadonlyMap<string, Need> }> {
+  const late = { connectionsCheckingInterval: requestLateMilliseconds };
   const app: App = fastify({
     // The types of both kinds of server differ in nothing that is used.
-    ...((tls ? { https: { cert: tls.pair.certificate, key: tls.pair.privateKey } } : {}) as object),
+    ...((tls
+      ? { https: { cert: tls.pair.certificate, key: tls.pair.privateKey, ...late } }
+      : { http: late }) as object),
+    requestTimeout: requestArrivalMilliseconds,
     loggerInstance: parts.telemetry.log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
     trustProxy: trustedProxies.length > 0 && [...trustedProxies],
