@@ -44,7 +44,7 @@ const problems: Record<number, string> = {
   429: 'Too many of these are open',
   431: 'The request line and headers are too large',
   500: 'The collector failed; its log has the cause',
-  503: 'The store or the log is away, or too much is asked at once',
+  503: 'The store or the log is away or not read yet, or too much is asked at once',
   504: 'The store took too long',
 };
 
@@ -58,7 +58,7 @@ export const json = (description: string, schema: TSchema) => ({
 export function problem(...statuses: number[]): Record<number, unknown> {
   const schema = Type.Ref('Problem');
   return Object.fromEntries(
-    [...new Set([...statuses, 401, 403, 408, 421, 431, 500])].map((status) => [
+    [...new Set([...statuses, 401, 403, 408, 421, 431, 500, 503])].map((status) => [
       status,
       { description: problems[status] ?? 'A problem', content: { 'application/problem+json': { schema } } },
     ]),

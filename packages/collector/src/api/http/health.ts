@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import Type from 'typebox';
 import type { FaceParts } from '#api/faces.ts';
 import { credentialsOf } from '#api/http/access.ts';
-import { type App, json } from '#api/http/app.ts';
+import { type App, json, problem } from '#api/http/app.ts';
 
 const Ready = Type.Object({
   ready: Type.Boolean(),
@@ -53,7 +53,10 @@ export function healthRoutes(app: App, { telemetry, access }: FaceParts, openMet
       schema: {
         summary: 'Metrics of the collector itself, for Prometheus',
         tags,
-        response: { 200: { description: 'Metrics', content: { 'text/plain': { schema: Type.String() } } } },
+        response: {
+          200: { description: 'Metrics', content: { 'text/plain': { schema: Type.String() } } },
+          ...problem(),
+        },
       },
     },
     async (_, reply) =>
