@@ -75,7 +75,7 @@ const settings = Type.Object({
       {
         default: 'none',
         description:
-          'What whoever brings no credentials may do: nothing, read and replay, or all; the last two on loopback only',
+          'What whoever brings no credentials may do: nothing, read and replay, or all; the last two on loopback only, and for callers of this machine',
       },
     ),
     owner_key: text(

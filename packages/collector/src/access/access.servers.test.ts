@@ -342,6 +342,26 @@ test('a key ends when its time is over', async () => {
   }
 });
 
+test('what nobody has to sign in for is not for whom a proxy brings from elsewhere', async () => {
+  const { faces } = await startFaces(closing, 'admin', ['127.0.0.1']);
+  const url = `http://127.0.0.1:${faces.http.port}/api/v1/catalog`;
+  using query = closeable(new QueryService(`127.0.0.1:${faces.grpc.port}`, credentials.createInsecure()));
+  const ask = async (from?: string) => {
+    const metadata = new Metadata();
+    if (from !== undefined) metadata.set('x-forwarded-for', from);
+    const headers: Record<string, string> = from === undefined ? {} : { 'x-forwarded-for': from };
+    const { status: http } = await fetch(url, { headers });
+    const grpc = await new Promise<number>((resolve) =>
+      query.client.Catalog({}, metadata, { deadline: Date.now() + 20_000 }, (error) => resolve(error?.code ?? 0)),
+    );
+    return [http, grpc];
+  };
+  expect(await ask()).toEqual([200, status.OK]);
+  expect(await ask('127.0.0.3')).toEqual([200, status.OK]);
+  for (const from of ['203.0.113.9', '::ffff:203.0.113.9', 'not an address'])
+    expect(await ask(from), from).toEqual([401, status.UNAUTHENTICATED]);
+});
+
 test('what is kept has no secret', async () => {
   const bucket = await one.log.buckets.open('access');
   const kept: string[] = [];

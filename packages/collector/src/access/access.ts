@@ -1,4 +1,5 @@
 // The one place that decides who asks, and with that of which tenant a request is.
+import { BlockList, isIP } from 'node:net';
 import { defaultTenant } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import { Entries } from '#access/entries.ts';
@@ -11,7 +12,7 @@ import { accessTidyMilliseconds, expiredKeyMilliseconds, usedMilliseconds } from
 import type { Log } from '#log/connect.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
-/** What whoever brings no credentials may do. */
+/** What whoever brings no credentials may do, from this machine. */
 export type Anonymous = 'none' | 'viewer' | 'admin';
 
 /** What a request brings to say who asks: the values of its headers, of its metadata, or of its cookie. */
@@ -22,9 +23,15 @@ export type Credentials = {
   apiKey?: string | undefined;
   /** The session of a browser. */
   cookie?: string | undefined;
-  /** From where it comes. */
+  /** From where it comes: an address, IPv4 in IPv6 or not. */
   address: string;
 };
+
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8, 'ipv4');
+loopback.addAddress('::1', 'ipv6');
+const isLoopback = (address: string): boolean =>
+  isIP(address) !== 0 && loopback.check(address, isIP(address) === 4 ? 'ipv4' : 'ipv6');
 
 type AccessOptions = {
   anonymous: Anonymous;
@@ -102,13 +109,15 @@ export class Access {
         : credentials.cookie === undefined
           ? undefined
           : this.#holder(credentials.cookie, ['session'], credentials.address);
-    const identity = known ?? (shown === undefined ? this.#anonymous : undefined);
+    // A proxy on this machine brings callers from elsewhere.
+    const anonymous = shown === undefined && isLoopback(credentials.address) ? this.#anonymous : undefined;
+    const identity = known ?? anonymous;
     if (identity === undefined) throw new ApiError('not_signed_in');
     if (!permits(identity, need)) throw new ApiError('not_permitted', { need, have: [...identity.scopes].join(', ') });
     return identity;
   }
 
-  /** Whether whoever brings no credentials may do this. */
+  /** Whether whoever brings no credentials may do this, from this machine. */
   isOpen(need: Need): boolean {
     return this.#anonymous !== undefined && permits(this.#anonymous, need);
   }
