@@ -5,6 +5,7 @@ import { hostname } from 'node:os';
 import { defaultTenant } from '@fleetreel/proto';
 import { durationMilliseconds, milliseconds } from '@fleetreel/proto/duration';
 import { ApiError } from '@fleetreel/proto/errors';
+import type { Link } from '@fleetreel/proto/http';
 import { readSettings, SettingsError, suggestion } from '@fleetreel/proto/settings';
 import { readTime } from '@fleetreel/proto/time';
 import { Access } from '#access/access.ts';
@@ -109,7 +110,7 @@ async function run(settings: Settings): Promise<number> {
     if (ownerKey !== '')
       await keepOwner(access, settings.access, audit, (step) => until(step, 'ingest', telemetry, signal));
     // Where anybody may do all, nobody has to sign in.
-    else if (anonymous !== 'admin') await tellFirst(access, consoleUrl(settings, faces.http.port), telemetry);
+    else if (anonymous !== 'admin') await tellFirst(access, consoleUrl(settings, faces.http.port), audit, telemetry);
     const newest = await Newest.open(log, clock);
     closing.push(() => newest.close());
     const reader = new Reader(settings.questdb);
@@ -200,15 +201,21 @@ async function recordOwn(audit: Audit, tenant: string, deed: Omit<Deed, 'address
   await audit.record({ tenant, kind: 'system', id: '', name: 'collector' }, { ...deed, address: '' });
 }
 
+function linkMade(target: string, { purpose, expires }: Link) {
+  return { action: 'user.link', target, after: { purpose, expires } };
+}
+
 function ignoreUnavailable(cause: unknown): void {
   if (!(cause instanceof ApiError && cause.code === 'log_unavailable')) throw cause;
 }
 
 /** Says once how the first admin is made, where there is no user. */
-async function tellFirst({ users }: Access, url: string, telemetry: Telemetry): Promise<void> {
+async function tellFirst({ users }: Access, url: string, audit: Audit, telemetry: Telemetry): Promise<void> {
   try {
     const link = await users.firstLink(defaultTenant);
-    if (link) telemetry.firstLink(`${url}${link.path}`);
+    if (!link) return;
+    await recordOwn(audit, defaultTenant, linkMade('', link)).catch(ignoreUnavailable);
+    telemetry.firstLink(`${url}${link.path}`);
   } catch (cause) {
     telemetry.log.warn(
       { reason: sentence(cause) },
@@ -225,14 +232,19 @@ async function link(settings: Settings): Promise<0> {
   try {
     await keepLog(log, logSettings(settings), undefined, telemetry, 'missing');
     const access = newAccess(settings, telemetry);
+    const audit = new Audit(log, hostname(), telemetry, clock);
     await access.open(log);
     try {
-      const made = await (user === '' ? access.users.adminLink(tenant) : access.users.linkOf(user));
+      const { users } = access;
+      const made = await (user === '' ? users.adminLink(tenant) : users.linkOf(user));
+      const { tenant: of = tenant, name = '' } = user === '' ? {} : (users.find(user) ?? {});
+      await recordOwn(audit, of, linkMade(name, made));
       console.log(`${consoleUrl(settings)}${made.path}`);
       console.error(
         `It can be used once, until ${new Date(made.expires).toISOString()}, and ${user === '' ? `makes an admin of the tenant ${tenant}` : `sets the password of ${user}`}. Tell it to nobody else.`,
       );
     } finally {
+      await audit.close();
       await access.close();
     }
     return 0;

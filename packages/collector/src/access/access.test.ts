@@ -18,3 +18,8 @@ test.each([
   if (may) expect(identify()).toBe('anonymous');
   else expect(identify).toThrow('none that is valid');
 });
+
+test('who is not known yet is not said to be nobody', async () => {
+  const { users } = new Access({ anonymous: 'none', telemetry: new Telemetry('silent') });
+  await expect(users.linkOf('ada')).rejects.toMatchObject({ code: 'log_unavailable' });
+});

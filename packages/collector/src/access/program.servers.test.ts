@@ -7,11 +7,14 @@ import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
+import { decodeAuditRecord } from '@fleetreel/proto/custom';
 import { Query } from '@fleetreel/proto/services';
 import { startNats } from '@fleetreel/test/servers/nats';
 import { freePort, startProgram } from '@fleetreel/test/servers/program';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { expect, test } from 'vitest';
+import { Telemetry } from '#telemetry.ts';
+import { startLog } from '#testing.ts';
 
 const main = 'packages/collector/src/main.ts';
 const password = 'correct horse battery';
@@ -146,6 +149,22 @@ test('the first admin comes by the link in the log, over TLS', { timeout: 300_00
   const unknown = await startProgram(main, ['link', '--user', 'bob', '--nats-url', nats.url]);
   expect((await unknown.exited).code).toBe(2);
   expect(unknown.lines.join('\n')).toContain('There is no user "bob"');
+  // What the collector and its command did by themselves is in the audit trail as what is done through it.
+  const { log } = await startLog(
+    closing,
+    nats.url,
+    { age_ms: 3_600_000, bytes: 64 * 1024 ** 2 },
+    new Telemetry('silent'),
+  );
+  const { state } = await log.manager.streams.info('FRAMES', { subjects_filter: 'fr.v1.default.audit.*' });
+  const links: string[] = [];
+  for (let seq = state.first_seq; seq <= state.last_seq; seq++) {
+    const message = await log.manager.streams.getMessage('FRAMES', { seq });
+    if (!message?.subject.includes('.audit.')) continue;
+    const { action, actor_kind, actor_name, target, after } = decodeAuditRecord(message.data);
+    if (action === 'user.link') links.push(`${actor_kind} ${actor_name}: ${target} ${JSON.parse(after).purpose}`);
+  }
+  expect(links).toEqual(['system collector:  first', 'system collector:  first', 'system collector: ada reset']);
   for (const secret of [password, token, token.slice(-43)]) expect(collector.lines.join('\n')).not.toContain(secret);
 });
 

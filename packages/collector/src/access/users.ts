@@ -288,6 +288,7 @@ export class Users {
   }
 
   #of(tenant: string, name: string): Content['user'] {
+    if (!this.#entries.isFilled) throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
     const user = this.find(name);
     if (user?.tenant === tenant) return user;
     const names = [...this.#entries.list('user')].flatMap(([, one]) => (one.tenant === tenant ? one.name : []));
