@@ -4,7 +4,10 @@ import { Access as AccessService, Query as QueryService } from '@fleetreel/proto
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { signInFailuresFree } from '#limits.ts';
+import { Access } from '#access/access.ts';
+import { systemClock } from '#clock.ts';
+import { signInFailuresFree, usedMilliseconds } from '#limits.ts';
+import { Telemetry } from '#telemetry.ts';
 import { serveRooms, startFaces, startLog } from '#testing.ts';
 
 const closing = new AsyncDisposableStack();
@@ -360,6 +363,51 @@ test('what nobody has to sign in for is not for whom a proxy brings from elsewhe
   expect(await ask('127.0.0.3')).toEqual([200, status.OK]);
   for (const from of ['203.0.113.9', '::ffff:203.0.113.9', 'not an address'])
     expect(await ask(from), from).toEqual([401, status.UNAUTHENTICATED]);
+});
+
+test('what could not be written of the last use is written later, and when the collector stops', async () => {
+  const bucket = await one.log.buckets.open('access');
+  const limit = async (max_msg_size: number) => {
+    await one.log.manager.streams.update('KV_access', { max_msg_size });
+  };
+  closing.defer(() => limit(-1).catch(() => undefined));
+  // It goes on when the test says so.
+  let steps = 0;
+  let step = Promise.withResolvers<void>();
+  const sleep = async (milliseconds: number, signal?: AbortSignal) => {
+    if (milliseconds !== usedMilliseconds) return await systemClock.sleep(milliseconds, signal);
+    steps++;
+    step = Promise.withResolvers();
+    signal?.addEventListener('abort', () => step.resolve());
+    await step.promise;
+  };
+  const access = new Access({
+    anonymous: 'none',
+    telemetry: new Telemetry('silent'),
+    clock: { ...systemClock, sleep },
+  });
+  await access.open(one.log);
+  const keys = [await makeKey(['read']), await makeKey(['read']), await makeKey(['read'])];
+  await until(() => keys.every(({ key }) => access.keys.list('default').some(({ id }) => id === key.id))).toBe(true);
+  const use = (made: readonly MadeKey[]) => {
+    for (const { secret } of made) access.identify({ apiKey: secret, address: '192.0.2.1' }, 'read');
+  };
+  const written = async () => {
+    const found = await Promise.all(keys.map(({ key }) => bucket.get(`used.${key.id}`)));
+    return found.map((entry) => entry !== null);
+  };
+  use(keys.slice(0, 2));
+  await limit(1);
+  step.resolve();
+  await until(() => steps).toBe(2);
+  expect(await written()).toEqual([false, false, false]);
+  await limit(-1);
+  step.resolve();
+  await until(() => steps).toBe(3);
+  expect(await written()).toEqual([true, true, false]);
+  use(keys.slice(2));
+  await access.close();
+  expect(await written()).toEqual([true, true, true]);
 });
 
 test('what is kept has no secret', async () => {

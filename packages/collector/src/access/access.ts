@@ -92,6 +92,7 @@ export class Access {
   async close(): Promise<void> {
     this.#closed.abort();
     await this.#running;
+    await this.#tried(() => this.#writeUsed());
     await this.#entries.close();
     for (const held of this.#held) clearTimeout(held.timer);
   }
@@ -194,10 +195,11 @@ export class Access {
   }
 
   async #writeUsed(): Promise<void> {
-    const used = [...this.#used];
-    this.#used.clear();
-    for (const [id, value] of used)
+    for (const [id, value] of this.#used) {
       if (this.#entries.get('key', id) ?? this.#entries.get('session', id)) await this.#entries.put('used', id, value);
+      // What could not be written stays for the next time, and so does what was used again meanwhile.
+      if (this.#used.get(id) === value) this.#used.delete(id);
+    }
   }
 
   /** Removes what is over. */
@@ -219,14 +221,16 @@ export class Access {
     while (!signal.aborted) {
       await this.#clock.sleep(milliseconds, signal).catch(() => undefined);
       if (signal.aborted) return;
-      try {
-        await step();
-      } catch (cause) {
-        this.#telemetry.log.debug(
-          { reason: sentence(cause) },
-          'what is kept of users could not be written; it is tried again',
-        );
-      }
+      await this.#tried(step);
+    }
+  }
+
+  async #tried(step: () => Promise<void>): Promise<void> {
+    try {
+      await step();
+    } catch (cause) {
+      const reason = sentence(cause);
+      this.#telemetry.log.debug({ reason }, 'what is kept of users could not be written; it is tried again');
     }
   }
 
