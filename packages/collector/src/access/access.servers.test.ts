@@ -234,6 +234,29 @@ test('a role is changed at once, and the last admin stays', async () => {
   expect(users.map((user) => user.name)).not.toContain('fay');
 });
 
+test.each<[string, (of: Collector, name: string) => Promise<unknown>]>([
+  ['take each other the role', (of, name) => of.faces.access.users.change('duo', name, { role: 'viewer' })],
+  ['remove each other', (of, name) => of.faces.access.users.remove('duo', name)],
+])('of two admins who %s at once, one stays, at one collector and at two', async (_, act) => {
+  const from = { address: '127.0.0.1', program: '' };
+  const { users } = one.faces.access;
+  const roles = () => users.list('duo').map(({ name, role }) => `${name} ${role}`);
+  for (const other of [one, two]) {
+    for (const name of ['max', 'moe'])
+      if (!roles().includes(`${name} admin`)) {
+        if (roles().some((each) => each.startsWith(name))) await users.remove('duo', name);
+        await users.useLink({ code: (await users.adminLink('duo')).code, user: name, password }, from);
+      }
+    await until(() => other.faces.access.users.list('duo').filter(({ role }) => role === 'admin')).toHaveLength(2);
+    const done = await Promise.allSettled([act(one, 'max'), act(other, 'moe')]);
+    expect(done.map((each) => (each.status === 'rejected' ? each.reason.code : 'done')).toSorted()).toEqual([
+      'done',
+      'last_admin',
+    ]);
+    await until(() => roles().filter((each) => each.endsWith(' admin'))).toHaveLength(1);
+  }
+});
+
 test('a session of a user who is gone is not one of another who gets the name', async () => {
   await makeUser('ivy', 'admin');
   const ivy = await one.signIn('ivy');

@@ -2,6 +2,7 @@
 import { ApiError } from '@fleetreel/proto/errors';
 import type { Role, Scope } from '@fleetreel/proto/http';
 import type { KV, KvWatchEntry } from '@nats-io/kv';
+import { headers } from '@nats-io/transport-node';
 import type { Clock } from '#clock.ts';
 import { answerMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
@@ -185,6 +186,49 @@ export class Entries {
   }
 
   /**
+   * Changes or removes an entry where that depends on all of its kind: as the log has them, and again when any of them was changed
+   * meanwhile, by whomever.
+   * @param decide what it becomes; undefined removes it
+   * @returns what it was; undefined where there is none
+   * @throws ApiError log_unavailable, and what `decide` throws
+   */
+  async decide<K extends Kind>(
+    kind: K,
+    id: string,
+    decide: (value: Content[K], all: Iterable<Content[K]>) => Content[K] | undefined,
+  ): Promise<Content[K] | undefined> {
+    return await this.#asked(async (bucket, { manager, jetstream }) => {
+      const ofAll = `$KV.${buckets.access}.${keyOf(kind, '*')}`;
+      for (let tries = 1; ; tries++) {
+        const last = await manager.streams.getMessage(`KV_${buckets.access}`, { last_by_subj: ofAll });
+        const all = new Map<string, Content[K]>();
+        for await (const entry of await bucket.history({ key: keyOf(kind, '*') }))
+          if (entry.operation === 'PUT') all.set(split(entry.key)[1], entry.json<Content[K]>());
+        const value = all.get(id);
+        if (last === null || value === undefined) return undefined;
+        const wanted = decide(value, all.values());
+        const removal = headers();
+        removal.set('KV-Operation', 'DEL');
+        try {
+          const { seq } = await jetstream.publish(
+            `$KV.${buckets.access}.${keyOf(kind, id)}`,
+            wanted === undefined ? '' : JSON.stringify(wanted),
+            {
+              expect: { lastSubjectSequence: last.seq, lastSubjectSequenceSubject: ofAll },
+              ...(wanted === undefined && { headers: removal }),
+            },
+          );
+          if (wanted === undefined) this.#drop(kind, id, seq);
+          else this.#take(kind, id, wanted, seq);
+          return value;
+        } catch (cause) {
+          if (!isOvertaken(cause) || tries === decideTriesMax) throw cause;
+        }
+      }
+    });
+  }
+
+  /**
    * Removes an entry as it is known here, so that of many who use it up one succeeds.
    * @returns whether it was this call that did. @throws ApiError log_unavailable
    */
@@ -220,11 +264,11 @@ export class Entries {
     }
   }
 
-  async #asked<T>(ask: (bucket: KV) => Promise<T>): Promise<T> {
-    const bucket = this.#bucket;
-    if (bucket === undefined || !this.#isFilled)
+  async #asked<T>(ask: (bucket: KV, log: Log) => Promise<T>): Promise<T> {
+    const [bucket, log] = [this.#bucket, this.#log];
+    if (bucket === undefined || log === undefined || !this.#isFilled)
       throw new ApiError('log_unavailable', { reason: 'the users are not known yet' });
-    return await answered(() => ask(bucket));
+    return await answered(() => ask(bucket, log));
   }
 
   #see(entry: KvWatchEntry): void {
@@ -278,6 +322,8 @@ export class Entries {
   }
 }
 
+/** How often a change that depends on all of a kind is tried while others change any of it. */
+const decideTriesMax = 20;
 /** Removals that are remembered, so that what is said late does not bring them back, and what is left of them goes. */
 const removedMax = 10_000;
 /** How long what is left of them stays, milliseconds: as long as a collector may be away from the log and still be told. */

@@ -161,23 +161,25 @@ export class Users {
   /** @returns what the user was before, and is @throws ApiError user_not_found, last_admin */
   async change(tenant: string, name: string, { role }: { role: Role }): Promise<{ before: User; user: User }> {
     const known = this.#of(tenant, name);
-    const before = this.#shown(known, this.#contentOf(known.name));
-    if (role !== 'admin') this.#keepAdmin(tenant, before.name);
-    const user = await this.#entries.change('user', idOf(before.name), (content) => ({ ...content, role }));
-    if (user === undefined) throw new ApiError('user_not_found', { value: before.name });
-    return { before, user: this.#shown(user, this.#contentOf(user.name)) };
+    const before = await this.#entries.decide('user', idOf(known.name), (user, all) => {
+      if (role !== 'admin') keepAdmin(user, all);
+      return { ...user, role };
+    });
+    if (before === undefined) throw new ApiError('user_not_found', { value: known.name });
+    const sessions = this.#contentOf(known.name);
+    return { before: this.#shown(before, sessions), user: this.#shown({ ...before, role }, sessions) };
   }
 
   /** Removes a user with all sessions and links. @throws ApiError user_not_found, last_admin */
   async remove(tenant: string, name: string): Promise<User> {
-    const user = this.#of(tenant, name);
-    const shown = this.#shown(user, this.#contentOf(user.name));
-    this.#keepAdmin(tenant, user.name);
+    const known = this.#of(tenant, name);
+    const sessions = this.#contentOf(known.name);
     // The user first: nothing of it is valid from then on.
-    await this.#entries.remove('user', idOf(user.name));
+    const user = await this.#entries.decide('user', idOf(known.name), keepAdmin);
+    if (user === undefined) throw new ApiError('user_not_found', { value: known.name });
     await this.#endSessions(user.name);
     await this.#removeLinks(user.name);
-    return shown;
+    return this.#shown(user, sessions);
   }
 
   /** Makes a link by which a user of the tenant sets a new password. @throws ApiError user_not_found, too_many_kept */
@@ -295,15 +297,6 @@ export class Users {
     throw unknown('user_not_found', name, names);
   }
 
-  /** @throws ApiError last_admin where the tenant has no other who can sign in */
-  #keepAdmin(tenant: string, name: string): void {
-    const isAdmin = (user: Content['user']) =>
-      user.tenant === tenant && user.role === 'admin' && user.password !== null;
-    const user = this.find(name);
-    const others = [...this.#entries.list('user')].filter(([, other]) => isAdmin(other) && other.name !== name);
-    if (user && isAdmin(user) && others.length === 0) throw new ApiError('last_admin', { value: name });
-  }
-
   #sessionOf({ kind, name, credential }: Identity): { name: string; id: string } {
     if (kind !== 'user' || credential === undefined) throw new ApiError('not_a_user');
     return { name, id: credential.id };
@@ -390,6 +383,14 @@ export class Users {
   #now(): number {
     return this.#clock.now_us() / 1000;
   }
+}
+
+/** @throws ApiError last_admin where the tenant has no other who can sign in */
+function keepAdmin(user: Content['user'], all: Iterable<Content['user']>): undefined {
+  const isAdmin = ({ tenant, role, password }: Content['user']) =>
+    tenant === user.tenant && role === 'admin' && password !== null;
+  if (isAdmin(user) && ![...all].some((other) => other.name !== user.name && isAdmin(other)))
+    throw new ApiError('last_admin', { value: user.name });
 }
 
 /** A user's name, as it is kept. @throws ApiError bad_value */
