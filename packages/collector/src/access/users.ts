@@ -107,11 +107,13 @@ export class Users {
       .sort((a, b) => b.created - a.created);
   }
 
-  /** Ends a session of who asks. @throws ApiError not_a_user, session_not_found */
-  async endSession(identity: Identity, id: string): Promise<void> {
+  /** Ends a session of who asks. @returns what it was @throws ApiError not_a_user, session_not_found */
+  async endSession(identity: Identity, id: string): Promise<Pick<Content['session'], 'user' | 'address' | 'created'>> {
     const { name } = this.#sessionOf(identity);
-    if (this.#entries.get('session', id)?.user !== name) throw new ApiError('session_not_found', { value: clip(id) });
+    const session = this.#entries.get('session', id);
+    if (session?.user !== name) throw new ApiError('session_not_found', { value: clip(id) });
     await this.#endSession(id);
+    return session;
   }
 
   /** What a one-time link is for. @throws ApiError link_not_valid */

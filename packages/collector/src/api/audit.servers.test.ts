@@ -5,6 +5,8 @@ import { Access, DeadLetters, Replay } from '@fleetreel/proto/services';
 import { type NatsServer, startNats } from '@fleetreel/test/servers/nats';
 import { credentials, Metadata } from '@grpc/grpc-js';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Log } from '#log/connect.ts';
+import { publishDeadLetter } from '#log/publish.ts';
 import type { Registry } from '#log/registry.ts';
 import { describedHost, serveRooms, startFaces, startLog } from '#testing.ts';
 
@@ -19,6 +21,7 @@ let nats: NatsServer;
 let url: string;
 let grpc: string;
 let admin: string;
+let log: Log;
 let registry: Registry;
 
 /** What was recorded since it was asked last. */
@@ -55,7 +58,7 @@ beforeAll(async () => {
   const { telemetry, faces } = await startFaces(closing, 'none', ['127.0.0.1', '192.0.2.0/24']);
   const bounds = { age_ms: 3_600_000, bytes: 64 * 1024 * 1024 };
   const started = await startLog(closing, nats.url, bounds, telemetry);
-  const { log } = started;
+  ({ log } = started);
   registry = started.registry;
   await serveRooms(closing, { telemetry, faces, log, registry });
   url = `http://127.0.0.1:${faces.http.port}`;
@@ -109,6 +112,19 @@ test('who comes in and goes, and who tried', async () => {
   admin = again.body.token ?? '';
   secrets.add(admin);
   await recorded(1);
+  const { body: other } = await ask<SignedIn>(
+    'POST',
+    'login',
+    { user: 'ada', password: 'another long password', mode: 'token' },
+    '',
+  );
+  const [, id = ''] = (other.token ?? '').split('_');
+  secrets.add(other.token ?? '');
+  expect((await ask('DELETE', `me/sessions/${id}`)).status).toBe(204);
+  const [, ended] = await recorded(2);
+  expect(ended && lineOf(ended).replace(/"created":\d+/, '"created":0')).toBe(
+    `default user ada: session.end ${id} {"user":"ada","address":"127.0.0.1","created":0} -> `,
+  );
 });
 
 test('users, links, sessions and keys, over HTTP and gRPC', async () => {
@@ -160,7 +176,16 @@ test('users, links, sessions and keys, over HTTP and gRPC', async () => {
 });
 
 test('hosts that are forgotten, settings of agents, dead letters and replays', async () => {
-  await registry.describe('default', describedHost('web-1'));
+  await registry.describe('default', describedHost('web-1', { addresses: ['192.0.2.7'] }));
+  const letter = {
+    tenant: 'default',
+    host: 'web-2',
+    subject: 'fr.v1.default.frame.web-2',
+    sequence: 7,
+    index: undefined,
+  };
+  await publishDeadLetter(log, { ...letter, kind: 'future', reason: 'a test', tries: 0, bytes: Uint8Array.of(1) });
+  const deadSequence = (await log.manager.streams.info('FRAMES')).state.last_seq;
   await expect.poll(() => registry.get('default', 'web-1'), { timeout: 20_000 }).toBeDefined();
   const settings = { interval: '1s' };
   const answers = [
@@ -175,14 +200,14 @@ test('hosts that are forgotten, settings of agents, dead letters and replays', a
   expect(answers.map(({ status, body }) => (status < 300 ? status : body))).toEqual([
     200, 204, 200, 200, 200, 200, 201,
   ]);
-  expect((await recorded(7)).map(lineOf)).toEqual([
+  expect((await recorded(7)).map((each) => lineOf(each).replace(/"lastSeen":(?:\d+|null)/, '"lastSeen":0'))).toEqual([
     'default user ada: agent_settings.change host:web-1 {} -> {"interval":"1s"}',
-    'default user ada: host.forget web-1  -> ',
+    'default user ada: host.forget web-1 {"machineId":"machine-web-1","os":"Debian 12","addresses":["192.0.2.7"],"lastSeen":0} -> ',
     // What was wanted of it by its name is not kept for another of that name.
     'default user ada: agent_settings.change host:web-1 {"interval":"1s"} -> {}',
     'default user ada: agent_settings.change all {} -> {"interval":"1s"}',
     'default user ada: agent_settings.change all {"interval":"1s"} -> {}',
-    'default user ada: dead_letter.discard   -> {"done":0,"failed":0}',
+    `default user ada: dead_letter.discard  {"count":1,"sequences":[${deadSequence}]} -> {"done":1,"failed":0}`,
     'default user ada: replay.play web-1, web-2  -> {"from":"-1h","to":"","hosts":2,"tables":["cpu"]}',
   ]);
 

@@ -8,6 +8,7 @@ import type { Actor, Deed } from '#log/audit.ts';
 import type { DeadOutcome } from '#log/dead.ts';
 import type { Change } from '#query/agents.ts';
 import { changeDead, type DeadChoice } from '#query/dead_letters.ts';
+import type { HostState } from '#query/hosts.ts';
 
 type Parts = Pick<FaceParts, 'rooms'>;
 /** Who does it, and from where. */
@@ -37,8 +38,9 @@ export async function forgetHost(parts: Parts, by: By, host: string): Promise<vo
   const record = recorder(parts);
   const { query, agents } = parts.rooms();
   const { tenant } = by.identity;
+  const known = query.hosts.get(tenant, host);
   await query.hosts.forget(tenant, host);
-  await record(by, { action: 'host.forget', target: host });
+  await record(by, { action: 'host.forget', target: host, before: known && inShort(known) });
   const target = `host:${host}`;
   if (!agents.targets(tenant).some((wanted) => wanted.target === target)) return;
   try {
@@ -50,6 +52,13 @@ export async function forgetHost(parts: Parts, by: By, host: string): Promise<vo
   }
 }
 
+const inShort = ({ description, lastSeen_us }: HostState) => ({
+  machineId: description?.machine_id ?? null,
+  os: description?.os ?? null,
+  addresses: description?.addresses.slice(0, shownMax) ?? [],
+  lastSeen: lastSeen_us === null ? null : Math.floor(lastSeen_us / 1000),
+});
+
 /** Publishes dead letters again, or throws them away. @param now UTC, milliseconds since 1970 @throws ApiError */
 export async function changeDeadLetters(
   parts: Parts,
@@ -59,9 +68,12 @@ export async function changeDeadLetters(
   now: number,
 ): Promise<DeadOutcome> {
   const record = recorder(parts);
-  const outcome = await changeDead(parts.rooms().deadLetters, what, by.identity.tenant, choice, now);
-  const after = { done: outcome.done, failed: outcome.failed.length };
-  await record(by, { action: `dead_letter.${what}`, target: choice.host ?? '', after });
+  const { sequences, outcome } = await changeDead(parts.rooms().deadLetters, what, by.identity.tenant, choice, now);
+  const failed = new Set(outcome.failed.map(({ sequence }) => sequence));
+  const gone = sequences.filter((sequence) => !failed.has(sequence));
+  const before = gone.length === 0 ? undefined : { count: gone.length, sequences: gone.slice(0, shownMax) };
+  const after = { done: outcome.done, failed: failed.size };
+  await record(by, { action: `dead_letter.${what}`, target: choice.host ?? '', before, after });
   return outcome;
 }
 
@@ -74,5 +86,5 @@ export async function recordReplay(parts: Parts, by: By, how: 'play' | 'follow',
   await recorder(parts)(by, { action: `replay.${how}`, target, after });
 }
 
-/** Names that a record repeats at most. */
+/** Names, addresses and sequences that a record repeats at most. */
 const shownMax = 20;

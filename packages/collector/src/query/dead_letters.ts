@@ -24,14 +24,14 @@ export async function listDead(
   return await letters.list(tenant, filterOf(question, now), limitOf(question.limit, deadLettersDefault));
 }
 
-/** Publishes them again, or throws them away, oldest first. @throws ApiError */
+/** Publishes them again, or throws them away, oldest first; returns which, too. @throws ApiError */
 export async function changeDead(
   letters: DeadLetters,
   what: 'redrive' | 'discard',
   tenant: string,
   choice: DeadChoice,
   now: number,
-): Promise<DeadOutcome> {
+): Promise<{ sequences: readonly number[]; outcome: DeadOutcome }> {
   const filter = filterOf(choice, now);
   const limit = limitOf(choice.limit, deadLettersMax);
   const filtered = Object.values(filter).some((value) => value !== undefined);
@@ -49,7 +49,7 @@ export async function changeDead(
         most: deadLettersMax,
       });
     const sequences = [...new Set(choice.sequences.map((text) => sequenceOf(text, 'sequence')))];
-    return { ...(await letters[what](tenant, sequences)), before: undefined };
+    return { sequences, outcome: { ...(await letters[what](tenant, sequences)), before: undefined } };
   }
   if (!filtered && !choice.all)
     throw new ApiError('missing_parameter', {
@@ -58,7 +58,7 @@ export async function changeDead(
     });
   const page = await letters.list(tenant, filter, limit);
   const sequences = page.letters.map(({ sequence }) => sequence).reverse();
-  return { ...(await letters[what](tenant, sequences)), before: page.before };
+  return { sequences, outcome: { ...(await letters[what](tenant, sequences)), before: page.before } };
 }
 
 /** @throws ApiError */

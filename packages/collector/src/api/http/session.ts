@@ -156,8 +156,9 @@ export function meRoutes(app: App, parts: FaceParts): void {
     },
     async ({ identity, ip: address, params: { id } }, reply) => {
       const record = recorder(parts);
-      await users.endSession(identity, id);
-      await record({ identity, address }, { action: 'session.end', target: id });
+      const { user, address: from, created } = await users.endSession(identity, id);
+      const before = { user, address: from, created };
+      await record({ identity, address }, { action: 'session.end', target: id, before });
       return reply.code(204).send();
     },
   );
