@@ -90,22 +90,7 @@ async function createApp(
   );
   // The console's types are checked by the compiler; a serializer for each schema would only cost time.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
-  app.setValidatorCompiler(({ schema, httpPart }) => {
-    if (httpPart === 'body') {
-      const read = bodyReader(schema as TSchema);
-      // What a route reads by itself comes as bytes.
-      return (value) => (Buffer.isBuffer(value) ? { value } : read(value));
-    }
-    if (httpPart !== 'querystring') return (value) => ({ value });
-    const read = parametersReader(schema as TObject);
-    return (value) => {
-      try {
-        return { value: read(value) };
-      } catch (error) {
-        return { error: error as ApiError };
-      }
-    };
-  });
+  app.setValidatorCompiler(readerOf);
   const missing = notFound(app);
   app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
 
@@ -163,4 +148,22 @@ async function createApp(
   });
   await app.ready();
   return { app, needs };
+}
+
+/** What reads a part of a request by its schema. */
+function readerOf({ schema, httpPart }: { schema: unknown; httpPart?: string | undefined }) {
+  if (httpPart === 'body') {
+    const read = bodyReader(schema as TSchema);
+    // What a route reads by itself comes as bytes.
+    return (value: unknown) => (Buffer.isBuffer(value) ? { value } : read(value));
+  }
+  if (httpPart !== 'querystring') return (value: unknown) => ({ value });
+  const read = parametersReader(schema as TObject);
+  return (value: unknown) => {
+    try {
+      return { value: read(value as never) };
+    } catch (error) {
+      return { error: error as ApiError };
+    }
+  };
 }
