@@ -87,8 +87,7 @@ async function run(settings: Settings): Promise<number> {
 
   const issuer = settings.nats.issuer === undefined ? undefined : readIssuer(settings.nats.issuer);
   const access = newAccess(settings, telemetry);
-  const open = openFaces(settings);
-  if (open.length > 0 && settings.tls.certificate === '') telemetry.readable(open);
+  warnOfReaders(settings, telemetry);
   const faces = await Faces.start(settings, access, telemetry);
   const closing: (() => unknown)[] = [];
   const running: Promise<unknown>[] = [];
@@ -166,6 +165,12 @@ async function run(settings: Settings): Promise<number> {
   }
   telemetry.stopped();
   return 0;
+}
+
+/** Says what it means to be reached by others without TLS. */
+function warnOfReaders(settings: Settings, telemetry: Telemetry): void {
+  const open = openFaces(settings);
+  if (open.length > 0 && settings.tls.certificate === '') telemetry.readable(open);
 }
 
 /** Where applications write to. */

@@ -182,6 +182,7 @@ test('hosts that are forgotten, settings of agents, dead letters and replays', a
     host: 'web-2',
     subject: 'fr.v1.default.frame.web-2',
     sequence: 7,
+    stored: '1',
     index: undefined,
   };
   await publishDeadLetter(log, { ...letter, kind: 'future', reason: 'a test', tries: 0, bytes: Uint8Array.of(1) });
