@@ -1,6 +1,9 @@
 // Both faces over real NATS and QuestDB: the same questions give the same answers, and bad ones the same sentence.
+import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { catalog, decodeFrame, encodeFrame, type Frame, subject, tableNamed } from '@fleetreel/proto';
 import {
   Catalog,
@@ -57,6 +60,15 @@ async function startStack() {
   closing.use(questdb);
   const { telemetry, faces } = await startFaces(closing);
   const early = await fetch(`http://127.0.0.1:${faces.http.port}/api/v1/hosts`);
+  const address = `127.0.0.1:${faces.grpc.port}`;
+  const grpc = new QueryService(address, credentials.createInsecure());
+  const live = new Live(address, credentials.createInsecure());
+  closing.defer(() => grpc.close());
+  closing.defer(() => live.close());
+  const earlySocket = await raw(['GET /api/v1/live HTTP/1.1', 'host: 127.0.0.1', ...upgrade], faces.http.port);
+  const earlyWatch = await new Promise<ServiceError>((resolve) =>
+    live.Watch({ watches: [{ table: 'cpu' }] }).on('error', (cause) => resolve(cause as ServiceError)),
+  );
 
   const { log, registry } = await startLog(closing, nats.url, { age_ms: hour, bytes: 64 * 1024 * 1024 }, telemetry);
   await fillStore(questdb, telemetry);
@@ -65,13 +77,10 @@ async function startStack() {
   // One frame is in the log before the collector comes, one arrives after.
   await log.jetstream.publish(frameSubject('web-1'), frame({ time: Date.now() - 2000, used: 11 }));
   const { newest, query } = await serveRooms(closing, { telemetry, faces, log, registry, questdb, retention });
-  const address = `127.0.0.1:${faces.grpc.port}`;
-  const grpc = new QueryService(address, credentials.createInsecure());
-  const live = new Live(address, credentials.createInsecure());
-  closing.defer(() => grpc.close());
-  closing.defer(() => live.close());
   return {
     early,
+    earlySocket,
+    earlyWatch,
     nats,
     questdb,
     log,
@@ -196,6 +205,9 @@ describe('what is listed', () => {
   test('nothing before the log is reached, and that is said', async () => {
     expect(stack.early.status).toBe(503);
     expect(await stack.early.json()).toMatchObject({ code: 'log_unavailable' });
+    // Refused, not opened and then of no use: whoever wants one tries again.
+    expect(stack.earlySocket).toMatch(/^HTTP\/1\.1 503 /);
+    expect(stack.earlyWatch.code).toBe(status.UNAVAILABLE);
   });
 
   test('the catalogue', async () => {
@@ -599,16 +611,16 @@ const upgrade = [
   'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==',
 ];
 
-describe('who may ask', () => {
-  /** `fetch` does not let a Host header be set. */
-  async function raw(lines: string[]): Promise<string> {
-    const socket = connect(stack.port, '127.0.0.1');
-    socket.end(`${lines.join('\r\n')}\r\nconnection: close\r\n\r\n`);
-    let text = '';
-    for await (const chunk of socket) text += String(chunk);
-    return text;
-  }
+/** `fetch` does not let a Host header be set. */
+async function raw(lines: string[], port = stack.port): Promise<string> {
+  const socket = connect(port, '127.0.0.1');
+  socket.end(`${lines.join('\r\n')}\r\nconnection: close\r\n\r\n`);
+  let text = '';
+  for await (const chunk of socket) text += String(chunk);
+  return text;
+}
 
+describe('who may ask', () => {
   test.each(['evil.example', 'evil.example:80', '127.0.0.1.evil.example', 'localhost.evil.example', '10.0.0.1', ''])(
     'not who calls this machine "%s"',
     async (host) => {
