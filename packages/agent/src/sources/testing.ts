@@ -1,4 +1,15 @@
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -13,6 +24,7 @@ import {
 } from '@fleetreel/proto';
 import { readSettings } from '@fleetreel/proto/settings';
 import { expect } from 'vitest';
+import { parseCgroupMounts } from '#cgroup.ts';
 import { classifier } from '#classes.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { program, type Settings } from '#config.ts';
@@ -75,6 +87,26 @@ function context(root: string): Context & { clock: TestClock } {
     events: new Events(clock),
     processes: new ProcessIdentities(roots, { classify: shippedClasses }),
   };
+}
+
+/**
+ * Makes the kernel count, cgroup by cgroup, what is read from and written to the disk that a folder is on. Version 1 counts a disk from the
+ * first limit on, and goes on when that is gone: one that is never reached, of a cgroup that is removed at once.
+ */
+export function countDiskOf(folder: string): void {
+  const hierarchy = parseCgroupMounts(readFileSync('/proc/self/mountinfo', 'utf8'), { sys: '/sys' }).v1.get('blkio');
+  const { dev } = statSync(folder);
+  const device = `/sys/dev/block/${Math.floor(dev / 256)}:${dev % 256}`;
+  if (hierarchy === undefined || !existsSync(device)) return;
+  // Counted is the whole disk.
+  const disk = existsSync(`${device}/partition`) ? `${device}/..` : device;
+  const cgroup = mkdtempSync(join(hierarchy, 'fleetreel-test-'));
+  try {
+    const number = readFileSync(`${disk}/dev`, 'utf8').trim();
+    writeFileSync(join(cgroup, 'blkio.throttle.write_bps_device'), `${number} 1000000000000`);
+  } finally {
+    rmdirSync(cgroup);
+  }
 }
 
 /** A context that sees this machine. */

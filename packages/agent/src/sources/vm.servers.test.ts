@@ -86,6 +86,9 @@ const pidOf = (uuid: string): number => {
   return Number(found.split('\n')[0]);
 };
 
+/** What is compared within some percent is compared again, where the machine did other things meanwhile. */
+const patience = { timeout: 120_000, interval: 100 };
+
 test('a busy virtual processor and bytes written are seen from outside', async () => {
   const { source, sample } = await opened();
   const uuid = await started('busy');
@@ -109,40 +112,45 @@ test('a busy virtual processor and bytes written are seen from outside', async (
       },
       { timeout: 60_000, interval: 500 },
     );
-  await prompt();
-  const [before, from_ms] = [schedule(pid, 0), systemClock.monotonic_ms()];
-  await pause(4000);
-  const tables = await prompt();
-  const [after, to_ms] = [schedule(pid, 0), systemClock.monotonic_ms()];
-  const percent = (ns: number) => ns / 1e4 / (to_ms - from_ms);
-  const [first, second] = [0, 1].map((vcpu) => {
-    const place = tables.vm_vcpu?.uuid.findIndex(
-      (of, row) => of === uuid && tables.vm_vcpu?.vcpu[row] === String(vcpu),
+  // Again where others held the CPU between the two looks at one moment.
+  await vi.waitFor(async () => {
+    await prompt();
+    const [before, from_ms] = [schedule(pid, 0), systemClock.monotonic_ms()];
+    await pause(4000);
+    const tables = await prompt();
+    const [after, to_ms] = [schedule(pid, 0), systemClock.monotonic_ms()];
+    const percent = (ns: number) => ns / 1e4 / (to_ms - from_ms);
+    const [first, second] = [0, 1].map((vcpu) => {
+      const place = tables.vm_vcpu?.uuid.findIndex(
+        (of, row) => of === uuid && tables.vm_vcpu?.vcpu[row] === String(vcpu),
+      );
+      return {
+        cpu: tables.vm_vcpu?.cpu_percent[place ?? -1] ?? Number.NaN,
+        delay: tables.vm_vcpu?.delay_percent[place ?? -1] ?? Number.NaN,
+      };
+    });
+    expect(Math.abs((first?.cpu ?? 0) - percent(after.run_ns - before.run_ns))).toBeLessThan(3);
+    // It wants to run all the time: what it did not get, it waited for.
+    expect(Math.abs((first?.cpu ?? 0) + (first?.delay ?? 0) - 100)).toBeLessThan(3);
+    expect(second?.cpu).toBeLessThan(1);
+    const machine = rows(tables.vm, 'uuid')[uuid];
+    expect(machine).toMatchObject({
+      name: 'busy',
+      manager: 'libvirt',
+      state: 'running',
+      reason: 'booted',
+      vcpu_current_count: 2,
+      vcpu_maximum_count: 2,
+      memory_current_bytes: 32 * 2 ** 20,
+      memory_maximum_bytes: 32 * 2 ** 20,
+    });
+    expect(Math.abs((machine?.vcpu_percent as number) - ((first?.cpu ?? 0) + (second?.cpu ?? 0)) / 2)).toBeLessThan(
+      0.1,
     );
-    return {
-      cpu: tables.vm_vcpu?.cpu_percent[place ?? -1] ?? Number.NaN,
-      delay: tables.vm_vcpu?.delay_percent[place ?? -1] ?? Number.NaN,
-    };
-  });
-  expect(Math.abs((first?.cpu ?? 0) - percent(after.run_ns - before.run_ns))).toBeLessThan(3);
-  // It wants to run all the time: what it did not get, it waited for.
-  expect(Math.abs((first?.cpu ?? 0) + (first?.delay ?? 0) - 100)).toBeLessThan(3);
-  expect(second?.cpu).toBeLessThan(1);
-  const machine = rows(tables.vm, 'uuid')[uuid];
-  expect(machine).toMatchObject({
-    name: 'busy',
-    manager: 'libvirt',
-    state: 'running',
-    reason: 'booted',
-    vcpu_current_count: 2,
-    vcpu_maximum_count: 2,
-    memory_current_bytes: 32 * 2 ** 20,
-    memory_maximum_bytes: 32 * 2 ** 20,
-  });
-  expect(Math.abs((machine?.vcpu_percent as number) - ((first?.cpu ?? 0) + (second?.cpu ?? 0)) / 2)).toBeLessThan(0.1);
-  expect(machine?.cpu_percent as number).toBeGreaterThan((first?.cpu ?? 0) * 0.95);
-  expect(machine?.memory_rss_bytes as number).toBeGreaterThan(2 ** 20);
-});
+    expect(machine?.cpu_percent as number).toBeGreaterThan((first?.cpu ?? 0) * 0.95);
+    expect(machine?.memory_rss_bytes as number).toBeGreaterThan(2 ** 20);
+  }, patience);
+}, 300_000);
 
 test('starts, pauses, resumes and ends are told as they happen, and break no frame', async () => {
   const { context, sample } = await opened();
@@ -254,12 +262,14 @@ test('QEMU without libvirt, by its QMP socket: the same numbers, and the socket 
       return { cpu: table?.cpu_percent[place] ?? Number.NaN, delay: table?.delay_percent[place] ?? Number.NaN };
     });
   };
-  await vcpus();
-  await pause(3000);
-  const [first, second] = await vcpus();
-  expect(Math.abs((first?.cpu ?? 0) + (first?.delay ?? 0) - 100)).toBeLessThan(3);
-  expect(first?.cpu).toBeGreaterThan(5);
-  expect(second?.cpu).toBeLessThan(1);
+  await vi.waitFor(async () => {
+    await vcpus();
+    await pause(3000);
+    const [first, second] = await vcpus();
+    expect(Math.abs((first?.cpu ?? 0) + (first?.delay ?? 0) - 100)).toBeLessThan(3);
+    expect(first?.cpu).toBeGreaterThan(5);
+    expect(second?.cpu).toBeLessThan(1);
+  }, patience);
   expect(rows((await sample()).vm, 'uuid')[uuid]).toMatchObject({
     name: '$(reboot)<b>',
     manager: 'qemu',
