@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { credentials, FolderLock, identify } from '#local/folder.ts';
 import { freePort, isFree, portHolder } from '#local/port.ts';
 import { printable } from '#local/printable.ts';
@@ -23,6 +23,16 @@ test('a free port is below the range of outgoing connections, and can be listene
   const port = await freePort();
   expect(port).toBeLessThan(32_768);
   expect(await isFree(port)).toBe(true);
+});
+
+test('test workers look for free ports in parts of their own', async () => {
+  const ports = async (worker: string) => {
+    vi.stubEnv('VITEST_POOL_ID', worker);
+    return await Promise.all(Array.from({ length: 40 }, () => freePort()));
+  };
+  const [one, two] = [await ports('1'), await ports('2')];
+  vi.unstubAllEnvs();
+  expect(Math.max(...one)).toBeLessThan(Math.min(...two));
 });
 
 test.runIf(process.platform === 'linux')('the holder of a port is named', async () => {
@@ -124,8 +134,8 @@ test('a service that dies is started again, and its lines are kept', async () =>
 
 test('a service that does not listen to a signal is killed after its time', async () => {
   const supervisor = new Supervisor(folder, () => {});
-  await supervisor.start(service('deaf', "trap '' TERM; echo; while :; do sleep 0.1; done"));
-  await pause(200);
+  await supervisor.start(service('deaf', "trap '' TERM; echo deaf now; while :; do sleep 0.1; done"));
+  while (!readFileSync(join(folder, 'deaf.log'), 'utf8').includes('deaf now')) await pause(20);
   const begun = performance.now();
   await supervisor.stop(['deaf']);
   expect(performance.now() - begun).toBeGreaterThan(400);

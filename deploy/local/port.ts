@@ -9,14 +9,23 @@ import { basename } from 'node:path';
  * trying a port of that range may be connected to itself, and the server that comes back finds its port taken.
  */
 export async function freePort(): Promise<number> {
+  const ports = range();
   for (let attempt = 0; attempt < 200; attempt++) {
-    const port = 15_000 + Math.floor(Math.random() * 17_000);
+    const port = Math.floor(ports.first + Math.random() * ports.count);
     if (!given.has(port) && (await isFree(port))) {
       given.add(port);
       return port;
     }
   }
   throw new Error('No free TCP port was found between 15000 and 32000 on 127.0.0.1.');
+}
+/** Where a port is looked for. Each of several test workers has a part for itself: a server binds some seconds after it was given its port. */
+function range(): { first: number; count: number } {
+  const all = { first: 15_000, count: 17_000 };
+  const worker = process.env.VITEST_POOL_ID;
+  if (worker === undefined) return all;
+  const count = all.count / 16;
+  return { first: all.first + (Number(worker) % 16) * count, count };
 }
 /** Ports that were given out but perhaps not yet bound. */
 const given = new Set<number>();

@@ -65,7 +65,7 @@ export function liveRoutes(app: App, parts: FaceParts): void {
         'Receive {"type":"rows",...}, the newest known first, {"type":"hosts",...} and {"type":"error",...}. A reader that is too slow gets the newest state, with the number of updates left out.',
       tags: ['live'],
       querystring: Type.Object({}),
-      response: { 101: { description: 'A WebSocket' }, ...problem(400, 403, 426, 429, 503) },
+      response: { 101: { description: 'A WebSocket' }, ...problem(400, 403, 426, 429) },
     },
     // Before it is a WebSocket, so that it is refused with an answer, and whoever wants one tries again.
     preHandler: async ({ ws, identity }) => {
