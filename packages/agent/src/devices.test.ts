@@ -78,13 +78,23 @@ test.runIf(process.platform === 'linux')(
   async () => {
     const good = join(folder, 'good');
     writeFileSync(good, '1\n');
+    const took_ms: number[] = [];
+    for (const name of ['slow-1', 'slow-2', 'slow-3']) {
+      const slow = new Counted(hung(name));
+      const begin_ms = systemClock.monotonic_ms();
+      await new DeviceReader(systemClock).read([new Counted(good), slow]);
+      took_ms.push(systemClock.monotonic_ms() - begin_ms);
+      await release(slow.name);
+      await expect.poll(() => slow.answers).toBe(1);
+    }
+    // The machine may do something else for a moment: the least counts.
+    expect(Math.min(...took_ms)).toBeLessThan(deviceAnswerMilliseconds * 5);
+
     const [first, second] = [new Counted(hung('first')), new Counted(hung('second'))];
     const others = [new Counted(good), new Counted(good)] as const;
     const reader = new DeviceReader(systemClock);
     const devices = [others[0], first, others[1]];
-    const begin_ms = systemClock.monotonic_ms();
     await reader.read(devices);
-    expect(systemClock.monotonic_ms() - begin_ms).toBeLessThan(deviceAnswerMilliseconds * 5);
     await expect.poll(() => others.map(({ answers }) => answers), { timeout: 20_000 }).toEqual([1, 1]);
     expect(reader.hanging()).toEqual([expect.stringMatching(/first has not answered for \d+ s: its driver waits/)]);
 

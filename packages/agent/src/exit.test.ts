@@ -15,10 +15,14 @@ async function endOf(end: string): Promise<number | null> {
     import { open } from 'node:fs';
     import { exit } from ${JSON.stringify(join(import.meta.dirname, 'exit.ts'))};
     open(${JSON.stringify(pipe)}, () => {});
+    console.log('started');
     setTimeout(() => ${end}, 200);
   `;
-  const child = spawn(process.execPath, ['--input-type=module', '--eval', program], { stdio: 'inherit' });
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', program], {
+    stdio: ['inherit', 'pipe', 'inherit'],
+  });
   const ended = once(child, 'exit') as Promise<[number | null]>;
+  await once(child.stdout, 'data');
   const limit = setTimeout(() => child.kill('SIGKILL'), 5000);
   const [code] = await ended;
   clearTimeout(limit);

@@ -227,22 +227,28 @@ test('hung mounts really take no longer than their time, all together', async ()
     'proc/self/mountinfo',
     mountinfo(['/dead', 'nfs4', 'one:/'], ['/gone', 'nfs4', 'two:/'], ['/', 'ext4', '/dev/sda1']),
   );
-  const { ask, hung } = fakeFilesystems();
-  hung.add('/dead').add('/gone');
-  const source = filesystem({ ...tree.context, clock: systemClock }, ask);
-  await source.open();
-  const took_ms = async (): Promise<number> => {
-    const begin = systemClock.monotonic_ms();
-    await source.sample();
-    return systemClock.monotonic_ms() - begin;
-  };
-  const first = await took_ms();
-  expect(first).toBeGreaterThan(answerWithin_ms * 0.9);
-  expect(first).toBeLessThan(answerWithin_ms * 5);
-  await took_ms();
-  // Both are known now: nothing is waited for.
-  expect(await took_ms()).toBeLessThan(answerWithin_ms * 0.9);
-  await source.close();
+  const first_ms: number[] = [];
+  const known_ms: number[] = [];
+  // The machine may do something else for a moment: the least counts.
+  for (let time = 0; time < 3; time++) {
+    const { ask, hung } = fakeFilesystems();
+    hung.add('/dead').add('/gone');
+    const source = filesystem({ ...tree.context, clock: systemClock }, ask);
+    await source.open();
+    const took_ms = async (): Promise<number> => {
+      const begin = systemClock.monotonic_ms();
+      await source.sample();
+      return systemClock.monotonic_ms() - begin;
+    };
+    first_ms.push(await took_ms());
+    await took_ms();
+    // Both are known now: nothing is waited for.
+    known_ms.push(await took_ms());
+    await source.close();
+  }
+  expect(Math.min(...first_ms)).toBeGreaterThan(answerWithin_ms * 0.9);
+  expect(Math.min(...first_ms)).toBeLessThan(answerWithin_ms * 5);
+  expect(Math.min(...known_ms)).toBeLessThan(answerWithin_ms * 0.9);
 });
 
 test('this machine: the root file system has a size', async () => {

@@ -711,9 +711,17 @@ test('the agent ends though a call hangs', async () => {
       import { exit } from ${JSON.stringify(join(import.meta.dirname, '../exit.ts'))};
       const nvml = new Nvml({ library: ${JSON.stringify(standIn.library)}, clock: { monotonic_ms: () => 0 }, events: {} });
       void nvml.read();
-      setTimeout(() => nativeCalls.underWay === 1 ? ${end} : process.exit(3), 1500);
+      const looking = setInterval(() => {
+        if (nativeCalls.underWay !== 1) return;
+        clearInterval(looking);
+        console.log('hangs');
+        ${end};
+      }, 20);
     `;
-    const child = spawn(process.execPath, ['--input-type=module', '--eval', program], { stdio: 'inherit' });
+    const child = spawn(process.execPath, ['--input-type=module', '--eval', program], {
+      stdio: ['inherit', 'pipe', 'inherit'],
+    });
+    await once(child.stdout, 'data');
     const limit = setTimeout(() => child.kill('SIGKILL'), 10_000);
     const [code] = (await once(child, 'exit')) as [number | null];
     clearTimeout(limit);
