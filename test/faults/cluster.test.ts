@@ -23,6 +23,8 @@ const faults = Array.from({ length: long ? minutes * 3 : 5 }, (_, index) =>
 );
 /** What a busy machine may take longer, and the time between two writes. */
 const slack = (long ? 3 : 20) * second;
+/** Each table becomes visible by itself. */
+const patience = { timeout: minute, interval: second };
 const threefold = ['--log-replicas', '3'];
 
 let cluster: NatsCluster;
@@ -73,12 +75,16 @@ test('the log is put on three servers while it is used', async () => {
 });
 
 test('two collectors of one store share its work', async () => {
-  const before = await counted();
-  const shares = await eventually('300 frames more', minute, async () => {
-    const counts = (await counted()).map((count, place) => count - (before[place] ?? 0));
-    return sum(counts) >= 300 ? counts : undefined;
+  let before = await counted();
+  // One of the two may be held up for some seconds, on a machine that is busy.
+  await eventually('300 frames of which each had a good part', minute, async () => {
+    const counts = await counted();
+    const shares = counts.map((count, place) => count - (before[place] ?? 0));
+    if (sum(shares) < 300) return undefined;
+    before = counts;
+    expect(Math.max(...shares) / sum(shares), `shares: ${shares.join(' and ')}`).toBeLessThanOrEqual(0.6);
+    return true;
   });
-  expect(Math.max(...shares) / sum(shares), `shares: ${shares.join(' and ')}`).toBeLessThanOrEqual(0.6);
 });
 
 test(`the leader is killed and stopped, ${faults.length} times`, { timeout: (minutes + 4) * minute }, async () => {
@@ -150,7 +156,7 @@ test('every frame is in both stores, once, and they hold the same', { timeout: 2
       expect(frames.get(host), `${store.name}: ${host}`).toEqual([[sequence, sequence]]);
     for (const [rows, sequences] of frames.get('anvil') ?? []) expect(rows).toBe(sequences);
   }
-  expect(contentDifferences(await main.content(), await copy.content())).toEqual([]);
+  await expect.poll(differences, patience).toEqual([]);
   process.stderr.write(`${(await tallied(main)).lines.join('\n')}\n`);
 });
 
@@ -163,12 +169,14 @@ test('a store that is lost is rebuilt from the log while an agent goes on', { ti
   expect(output).toMatch(/^filled: [\d,]+ frames, [\d,]+ rows in/m);
   expect(output).toMatch(/^The store copy holds what the log holds: [\d,]+ rows before/m);
   // Every minute that is over is rolled up.
-  const [[samples, minutesEnd]] = (await copy.questdb.query('SELECT sum(sample_count), max(ts) FROM cpu_1m')).rows as [
-    [number, string],
-  ];
-  const raw = await copy.questdb.query(`SELECT count() FROM cpu WHERE ts < dateadd('m', 1, '${minutesEnd}')`);
-  expect(raw.rows).toEqual([[samples]]);
-  expect(contentDifferences(await main.content(), await copy.content())).toEqual([]);
+  await eventually('roll-ups of all rows', minute, async () => {
+    const [[samples, minutesEnd]] = (await copy.questdb.query('SELECT sum(sample_count), max(ts) FROM cpu_1m'))
+      .rows as [[number, string]];
+    const raw = await copy.questdb.query(`SELECT count() FROM cpu WHERE ts < dateadd('m', 1, '${minutesEnd}')`);
+    expect(raw.rows).toEqual([[samples]]);
+    return true;
+  });
+  await expect.poll(differences, patience).toEqual([]);
 });
 
 test('a store that holds something else is found out', { timeout: 5 * minute }, async () => {
@@ -196,6 +204,9 @@ type Fault = (typeof faults)[number];
 type Published = ReadonlyMap<string, number>;
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0);
+
+/** What is different between the two stores. */
+const differences = async () => contentDifferences(await main.content(), await copy.content());
 
 /** Frames that each of the collectors of the store "main" has stored. */
 const counted = () => Promise.all([one, other].map((collector) => collector.counted('frames_stored_total')));

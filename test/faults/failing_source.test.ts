@@ -22,6 +22,7 @@ import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import type { Program } from '../servers/program.ts';
 import { eventually, Stack, startWithin } from '../stack.ts';
 import { answers } from './hanging_filesystem.ts';
+import { ticksOf } from './ticks.ts';
 
 const host = 'brittle';
 const second = 1000;
@@ -107,19 +108,22 @@ test('the console names the failing sources and their reasons', async () => {
   await page.getByRole('row').filter({ hasText: mount }).getByText('does not answer').waitFor();
 });
 
-test('a mount that hangs for 30 s delays no tick', { timeout: 60 * second }, async () => {
+test('a mount that hangs for 30 s delays no tick', { timeout: 90 * second }, async () => {
   const { rows } = await stack.questdb.query(`SELECT min(ts), max(ts) FROM frame WHERE host = '${host}'`);
   const started = Date.parse(String(rows[0]?.[0]));
   await pause(Math.max(0, started + 32 * second - Date.now()));
   const until = started + 30 * second;
-  const frames = await stack.questdb.query(
-    `SELECT count() FROM frame WHERE host = '${host}' AND ts >= ${started * 1000} AND ts < ${until * 1000}`,
-  );
-  expect(Number(frames.rows[0]?.[0])).toBeGreaterThanOrEqual(29);
-  const cpu = await stack.questdb.query(
-    `SELECT count() FROM cpu WHERE host = '${host}' AND core = 'total' AND ts >= ${started * 1000} AND ts < ${until * 1000}`,
-  );
-  expect(cpu.rows).toEqual(frames.rows);
+  await eventually('the frames of 30 s', 30 * second, async () => {
+    const { frames, leftOut } = await ticksOf(stack.questdb, host, started, until);
+    // A busy machine may leave out some ticks, and the agent says so; a mount may not.
+    expect(frames + leftOut).toBeGreaterThanOrEqual(29);
+    expect(frames).toBeGreaterThanOrEqual(25);
+    const cpu = await stack.questdb.query(
+      `SELECT count() FROM cpu WHERE host = '${host}' AND core = 'total' AND ts >= ${started * 1000} AND ts < ${until * 1000}`,
+    );
+    expect(cpu.rows).toEqual([[frames]]);
+    return true;
+  });
 });
 
 test('everything heals by itself', { timeout: healsWithin + 30 * second }, async () => {

@@ -8,11 +8,13 @@ import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Program } from '../servers/program.ts';
 import { eventually, Stack } from '../stack.ts';
+import { ticksOf } from './ticks.ts';
 
 const host = 'anvil';
 const second = 1000;
-/** How many frames a second's interval may be short of the clock: ticks that a busy machine left out. */
-const ticksLeftOut = 3;
+const patience = { timeout: 60 * second, interval: 200 };
+/** How long a part is away: longer than the log waits for the acknowledgement of what it has handed out. */
+const away_ms = Number(process.env.FLEETREEL_AWAY_SECONDS ?? 20) * second;
 
 let stack: Stack;
 let agent: Program;
@@ -27,16 +29,16 @@ afterAll(async () => {
   await stack?.[Symbol.asyncDispose]();
 });
 
-test('the collector killed for one minute', { timeout: 150 * second }, async () => {
-  const away = await during(60 * second, async () => {
+test('the collector killed', { timeout: 150 * second + away_ms }, async () => {
+  const away = await during(away_ms, async () => {
     await stack.collector.kill();
     return () => stack.startCollector();
   });
   await expectComplete(away);
 });
 
-test('QuestDB killed for one minute: live data goes on', { timeout: 150 * second }, async () => {
-  const away = await during(60 * second, async () => {
+test('QuestDB killed: live data goes on', { timeout: 150 * second + away_ms }, async () => {
+  const away = await during(away_ms, async () => {
     await stack.questdb.kill();
     const readiness = await eventually('not ready', 30 * second, async () => {
       const answer = await stack.readiness();
@@ -44,7 +46,7 @@ test('QuestDB killed for one minute: live data goes on', { timeout: 150 * second
     });
     expect(readiness.text).toMatch(/questdb/i);
     const { lastSeen } = await stack.hostThat(host, ({ status }) => status === 'online');
-    await stack.hostThat(host, (now) => now.lastSeen !== null && now.lastSeen > (lastSeen ?? 0), 5 * second);
+    await stack.hostThat(host, (now) => now.lastSeen !== null && now.lastSeen > (lastSeen ?? 0));
     return () => stack.questdb.restart();
   });
   await stack.ready();
@@ -64,13 +66,16 @@ test('nats-server killed for ten seconds', { timeout: 90 * second }, async () =>
 test('all frames of the session, once each, in every table', async () => {
   await agent.stop();
   const { sequences, rows } = await inLog();
-  await eventually('the last frame in QuestDB', 30 * second, async () =>
-    (await inStore()).at(-1) === sequences.at(-1) ? true : undefined,
-  );
   expect(sequences).toEqual(oneTo(sequences.length));
-  expect(await inStore()).toEqual(sequences);
+  // Each table becomes visible by itself.
+  await expect.poll(inStore, patience).toEqual(sequences);
   for (const [table, count] of Object.entries(rows))
-    expect((await stack.questdb.query(`SELECT count() FROM ${table}`)).rows, table).toEqual([[count]]);
+    await expect
+      .poll(async () => (await stack.questdb.query(`SELECT count() FROM ${table}`)).rows, {
+        ...patience,
+        message: table,
+      })
+      .toEqual([[count]]);
   const { rows: doubled } = await stack.questdb.query(
     `SELECT count(), count_distinct(ts) FROM memory WHERE host = '${host}'`,
   );
@@ -92,17 +97,15 @@ async function during(milliseconds: number, fault: () => Promise<() => Promise<u
 /** Nothing is missing up to now, and the agent did sample while the part was away. */
 async function expectComplete({ from, to }: Away): Promise<void> {
   const newest = (await inLog()).sequences.at(-1) ?? 0;
-  await eventually(`frame ${newest} in QuestDB`, 30 * second, async () =>
-    ((await inStore()).at(-1) ?? 0) >= newest ? true : undefined,
-  );
-  const stored = await inStore();
-  expect(stored).toEqual(oneTo(stored.length));
-  const { rows } = await stack.questdb.query(
-    `SELECT count() FROM frame WHERE host = '${host}' AND ts >= ${from * 1000} AND ts < ${to * 1000}`,
-  );
-  const count = Number(rows[0]?.[0]);
-  expect(count).toBeGreaterThanOrEqual(Math.floor((to - from) / second) - ticksLeftOut);
-  expect(count).toBeLessThanOrEqual(Math.ceil((to - from) / second));
+  await eventually(`all frames up to ${newest} in QuestDB`, patience.timeout, async () => {
+    const stored = await inStore();
+    expect(stored).toEqual(oneTo(Math.max(newest, stored.length)));
+    // What is away lets the agent leave out no tick; a busy machine may, and the agent says so.
+    const { frames, leftOut } = await ticksOf(stack.questdb, host, from, to);
+    expect(frames + leftOut).toBeGreaterThanOrEqual(Math.floor((to - from) / second) - 1);
+    expect(frames).toBeLessThanOrEqual(Math.ceil((to - from) / second));
+    return true;
+  });
 }
 
 /** The stored sequences in order, doubled ones twice. */
@@ -127,7 +130,7 @@ async function inLog(): Promise<{ sequences: number[]; rows: Record<string, numb
     const rows: Record<string, number> = {};
     const consumer = await jetstream(connection).consumers.get('FRAMES', { filter_subjects: filters });
     let left = count;
-    for await (const message of await consumer.fetch({ max_messages: count, expires: 10 * second })) {
+    for await (const message of await consumer.fetch({ max_messages: count, expires: 30 * second })) {
       // What was sampled while nats-server was away came later, in batches.
       for (const bytes of message.subject === batch ? decodeBatch(message.data) : [message.data]) {
         const { sequence } = scanFrame(bytes);

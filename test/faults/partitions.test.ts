@@ -79,8 +79,9 @@ async function storesListed({ url }: NatsServer): Promise<string[]> {
 
 test('two collectors with a part each hold every host once, and keep to it', { timeout: 600 * second }, async () => {
   await using nats = await startNats();
-  await using left = await Store.start('main');
-  await using right = await Store.start('main');
+  const stores = await Promise.all([Store.start('main'), Store.start('main')]);
+  await using left = stores[0];
+  await using right = stores[1];
   const connection = await connect({ servers: nats.url });
   try {
     const parts = await partsByServer(connection, 2);
