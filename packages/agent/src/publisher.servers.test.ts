@@ -84,7 +84,7 @@ async function stored(host: string): Promise<{ all: number[]; alone: number[]; m
   let messages = 0;
   const { num_pending } = await consumer.info();
   if (num_pending === 0) return { all, alone, messages };
-  for await (const message of await consumer.fetch({ max_messages: num_pending, expires: 5000 })) {
+  for await (const message of await consumer.fetch({ max_messages: num_pending, expires: 30_000 })) {
     const address = parseSubject(message.subject);
     if (address?.host !== host) continue;
     const frames = address.kind === 'batch' ? decodeBatch(message.data) : [message.data];

@@ -170,14 +170,14 @@ test('a thousand hosts: in pieces, compressed, and nothing of it is kept', { tim
 });
 
 test('Prometheus reads it, and a host that is silent disappears', { timeout: 120_000 }, async () => {
-  await parts.registry.describe('default', described('web-1'));
-  await publish('web-1', memory(1024));
-  await publish('web-2', memory(2048));
   await using prometheus = await Prometheus.start({
     job_name: 'fleetreel',
     metrics_path: '/metrics/fleet',
     static_configs: [{ targets: [parts.address] }],
   });
+  await parts.registry.describe('default', described('web-1'));
+  await publish('web-1', memory(1024));
+  await publish('web-2', memory(2048));
   const values = async (expression: string) =>
     Object.fromEntries((await prometheus.query(expression)).map(({ labels, value }: Sample) => [labels.host, value]));
   const ours = '{host=~"web-.*"}';
