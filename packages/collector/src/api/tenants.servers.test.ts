@@ -295,13 +295,13 @@ async function json<T>(
   return (text === '' ? undefined : JSON.parse(text)) as T;
 }
 
-/** Opens a socket, says something, and hears what comes until it is silent. */
-async function talk(path: string, bearer: string, messages: readonly string[]): Promise<Answer> {
+/** Opens a socket, says something, and hears what comes until it is silent, or closed where `ends`. */
+async function talk(path: string, bearer: string, messages: readonly string[], ends = false): Promise<Answer> {
   const socket = new WebSocket(url(path).replace('http', 'ws'), {
     headers: headersOf({ bearer }),
   } as unknown as string[]);
   const heard: Buffer[] = [];
-  const until = silence();
+  const until = ends ? ending() : silence();
   socket.addEventListener('open', () => {
     for (const message of messages) socket.send(message);
   });
@@ -319,6 +319,12 @@ async function talk(path: string, bearer: string, messages: readonly string[]): 
   socket.close();
   const bytes = Buffer.concat(heard);
   return { status: bytes.includes('"internal"') ? 500 : 200, ok, bytes };
+}
+
+/** Resolves when it is over. */
+function ending() {
+  const { promise: silent, resolve: over } = Promise.withResolvers<void>();
+  return { silent, heard: () => undefined, over };
 }
 
 /** Resolves when nothing was heard for a while, or it is over. */
@@ -398,9 +404,16 @@ const encoded = (path: string, message: object): Buffer =>
 /** The token that a cursor of somebody is at. */
 async function followed(bearer: string): Promise<string> {
   const path = '/fleetreel.v1.Live/Follow';
-  const { bytes } = await call(path, metadataOf(bearer), [encoded(path, { from: '-10m' })]);
-  const [token = ''] = /MSAx?[\w-]{20,}/.exec(bytes.toString('latin1')) ?? [];
-  return token;
+  return await vi.waitFor(
+    async () => {
+      const { bytes } = await call(path, metadataOf(bearer), [encoded(path, { from: '-10m' })]);
+      const text = bytes.toString('latin1');
+      const [token] = /MSAx?[\w-]{20,}/.exec(text) ?? [];
+      if (token === undefined) throw new Error(`there is no token in ${text.slice(0, 500)}`);
+      return token;
+    },
+    { timeout: 20_000, interval: 50 },
+  );
 }
 
 /** The forms in which something may be in an answer. */
@@ -753,7 +766,7 @@ describe('a tenant', () => {
     const { id } = await json<ReplaySession>('POST', 'replays?from=-10m&to=now&speed=0', { bearer: bearers.acme });
     const path = `/api/v1/replays/${id}`;
     const messages = [JSON.stringify({ type: 'subscribe', id: 'a', table: 'cpu', hosts: [] })];
-    const foreign = await talk(path, bearers.default, messages);
+    const foreign = await talk(path, bearers.default, messages, true);
     expect([foreign.ok, foreign.bytes.includes('replay_not_found'), has(foreign, foreignForms)]).toEqual([
       false,
       true,
