@@ -1,5 +1,7 @@
 // Settings that are pushed to agents, by the whole product: the command line, collectors, NATS and an agent, each of which is killed.
 
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { AgentState, Agents } from '@fleetreel/proto/http';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Program, startProgram } from '../servers/program.ts';
@@ -61,6 +63,11 @@ test('a collector that is killed, NATS that is restarted, and an agent that is k
     'web-1',
     ({ intervalMs, description }) => intervalMs === 2000 && description?.tags.rack === 'a3',
   );
+  // It is in effect before it is kept.
+  const kept = join(data(), 'settings');
+  await expect
+    .poll(() => readdirSync(kept).map((name) => readFileSync(join(kept, name), 'utf8')))
+    .toEqual([expect.stringContaining('2s')]);
   await agent.kill();
   // While it is away.
   await cli('set', 'host:web-1', 'interval=3s');
