@@ -10,10 +10,12 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { leaksInFolder, leaksInLines, leaksInProcesses } from '../secrets.ts';
 import { chromiumFlags, chromiumPath } from '../servers/chromium.ts';
 import { freePort, Program, startProgram } from '../servers/program.ts';
+import { slowness } from '../slowness.ts';
 import { eventually, programs } from '../stack.ts';
 
 const second = 1000;
 const promised = { livePoint: 10 * second, secondStart: 20 * second, end: 10 * second };
+const patience_ms = 60 * second;
 const ready = /^Fleetreel is ready: (http:\/\/127\.0\.0\.1:\d+\/)$/;
 const welcome = /(http:\/\/127\.0\.0\.1:\d+\/welcome)#(frl_\S+)$/;
 const user = { name: 'grete', password: 'a reel of 12 tall pine trees' };
@@ -49,6 +51,7 @@ afterAll(async () => {
 test('the first start ends with the address and a link, and who opens it sees a live point within 10 s', async () => {
   started = await start();
   await started.line(ready, 120 * second);
+  const slowBefore = slowness();
   const from = performance.now();
   const [link = '', path, code = ''] = welcome.exec(await started.line(welcome, 5 * second)) ?? [];
   secrets.add(code);
@@ -62,12 +65,12 @@ test('the first start ends with the address and a link, and who opens it sees a 
   await page.getByRole('button', { name: 'Set password and sign in' }).click();
   await page.locator('[data-testid="host-card"][data-status="online"]').click();
   const chart = page.locator('[data-testid="chart"][data-chart="cpu.mode"]');
-  await eventually('a point', promised.livePoint, async () =>
+  await eventually('a point', patience_ms, async () =>
     Number(await chart.getAttribute('data-points')) > 0 ? true : undefined,
   );
-  expect(performance.now() - from).toBeLessThan(promised.livePoint);
+  expectWithin(promised.livePoint, performance.now() - from, slowBefore);
   const points = Number(await chart.getAttribute('data-points'));
-  await eventually('a second, live point', promised.livePoint, async () =>
+  await eventually('a second, live point', patience_ms, async () =>
     Number(await chart.getAttribute('data-points')) > points ? true : undefined,
   );
   const at = started.lines.findIndex((each) => ready.test(each));
@@ -106,10 +109,11 @@ test('Ctrl-C ends everything within 10 s', async () => {
 });
 
 test('the second start is ready in under 20 s, with what the first has recorded, for who signs in', async () => {
+  const slowBefore = slowness();
   const from = performance.now();
   started = await start();
-  await started.line(ready, promised.secondStart);
-  expect(performance.now() - from).toBeLessThan(promised.secondStart);
+  await started.line(ready, 120 * second);
+  expectWithin(promised.secondStart, performance.now() - from, slowBefore);
   const address = addressOf(started);
   const page = await browser.newPage();
   await page.goto(address);
@@ -129,6 +133,13 @@ test('the second start is ready in under 20 s, with what the first has recorded,
   // Of both starts.
   expect(await leaksInFolder(folder, secrets, isForSecrets)).toEqual([]);
 });
+
+/** It took no longer than was promised, or on a machine that is slow before or after it, than that is there. */
+function expectWithin(promised_ms: number, took_ms: number, slowBefore: number): void {
+  const slow = Math.max(slowBefore, slowness());
+  console.log(`${Math.round(took_ms)} ms of ${promised_ms} ms, on a machine ${slow.toFixed(1)} times as slow`);
+  expect(took_ms).toBeLessThan(promised_ms * slow);
+}
 
 /** Where a start says that the console is. */
 const addressOf = (program: Program | undefined): string =>
@@ -159,12 +170,13 @@ async function start(): Promise<Program> {
 /** Presses Ctrl-C: a terminal sends it to the whole foreground group. No process is left, and none has written a secret. */
 async function expectEnd(): Promise<void> {
   expect(await leaksInProcesses(secrets)).toEqual([]);
-  const from = performance.now();
   expect(marked().length).toBeGreaterThanOrEqual(5);
+  const slowBefore = slowness();
+  const from = performance.now();
   started?.signal('SIGINT');
   await started?.exited;
-  await eventually('the end of all processes', promised.end, () => (marked().length === 0 ? true : undefined));
-  expect(performance.now() - from).toBeLessThan(promised.end);
+  await eventually('the end of all processes', patience_ms, () => (marked().length === 0 ? true : undefined));
+  expectWithin(promised.end, performance.now() - from, slowBefore);
   expect(secrets.size).toBeGreaterThan(3);
   // The link is there to be shown, once.
   const lines = started?.lines.filter((line) => !welcome.test(line)) ?? [];

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { Child } from '@fleetreel/deploy/local/child';
 import type { Frame } from '@fleetreel/proto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { slowness } from '../slowness.ts';
 import { eventually } from '../stack.ts';
 import { cpuSeconds, memoryOf } from './process.ts';
 import { RamDisk } from './ram_disk.ts';
@@ -129,6 +130,7 @@ test.concurrent('bytes that a process writes with fsync are that many (3 %)', as
 
 test('2,000 processes more cost about half a percent of a core', { timeout: 240_000 }, async (context) => {
   need(context, 'linux');
+  const slowBefore = slowness();
   const count = 2000;
   const folder = await mkdtemp(join(tmpdir(), 'fleetreel-many-'));
   try {
@@ -151,7 +153,7 @@ test('2,000 processes more cost about half a percent of a core', { timeout: 240_
       `${count} processes more: ${(together.percent - alone.percent).toFixed(2)} % of a core (${alone.percent.toFixed(2)} % -> ${together.percent.toFixed(2)} %), scan ${(duration * 1000).toFixed(0)} ms`,
     );
     // Printed is the figure; on a machine that does much else the caches are cold, and it is up to twice as much.
-    expect(together.percent - alone.percent).toBeLessThan(2);
+    expect(together.percent - alone.percent).toBeLessThan(2 * Math.max(slowBefore, slowness()));
   } finally {
     await rm(folder, { recursive: true });
   }
