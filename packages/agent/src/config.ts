@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import { namePattern } from '@fleetreel/proto';
 import { intervalMilliseconds, pushable, uploadMillisecondsMax } from '@fleetreel/proto/agent_settings';
 import { milliseconds } from '@fleetreel/proto/duration';
@@ -253,9 +252,6 @@ export function checkIntervals({ interval, upload_interval }: Settings): void {
   if (milliseconds(upload_interval) > uploadMillisecondsMax)
     throw new SettingsError(`upload_interval: ${upload_interval} is more than ${uploadMillisecondsMax / 1000}s.`);
 }
-
-/** Where credentials are that this machine fetched by itself: what `nats.credentials` is where it is not said. */
-export const enrolledPath = ({ data }: Pick<Settings, 'data'>): string => join(data, 'nats.creds');
 
 /** @throws SettingsError where a server of language models is named by what is no address */
 export function checkServers(checked: Settings): void {

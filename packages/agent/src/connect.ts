@@ -1,7 +1,8 @@
 import { inboxPrefix, token } from '@fleetreel/proto';
 import { NatsAccess } from '@fleetreel/proto/nats_access';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
-import { enrolledPath, type Settings } from '#config.ts';
+import type { Settings } from '#config.ts';
+import { enrolledPath } from '#enrolled.ts';
 import { connectMilliseconds, pingMilliseconds, publishRetryMilliseconds } from '#limits.ts';
 import { name as program } from '#program.ts';
 

@@ -4,7 +4,8 @@ import { dirname } from 'node:path';
 import type { ClaimedEnrolment, Problem } from '@fleetreel/proto/http';
 import { credentialsText, KeyPair, readCredentials } from '@fleetreel/proto/nats_jwt';
 import { SettingsError } from '@fleetreel/proto/settings';
-import { enrolledPath, type Settings } from '#config.ts';
+import type { Settings } from '#config.ts';
+import { enrolledPath } from '#enrolled.ts';
 import { enrollAnswerMilliseconds } from '#limits.ts';
 import { sentence } from '#telemetry.ts';
 
