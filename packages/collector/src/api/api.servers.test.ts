@@ -546,6 +546,8 @@ describe('bad questions', () => {
     expect(await problem('/api/v1/hosts?__proto__=1')).toMatchObject({ status: 400 });
     expect(await problem('/api/v1/nothing')).toMatchObject({ status: 404, code: 'not_found' });
     expect((await get('/api/v1/hosts', { method: 'POST' })).headers.get('allow')).toBe('GET, HEAD');
+    // Not what there is under /dead-letters/{sequence} besides.
+    expect((await get('/api/v1/dead-letters/redrive', { method: 'PUT' })).headers.get('allow')).toBe('POST');
     expect(await problem('/api/v1/hosts', { method: 'POST' })).toMatchObject({
       status: 405,
       code: 'method_not_allowed',

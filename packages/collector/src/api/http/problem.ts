@@ -36,16 +36,19 @@ export const badRequest = (message: string): ApiError =>
 
 /** Answers what no route takes: a method that the path does not have, or nothing at all. */
 export function notFound(app: App): (request: FastifyRequest, reply: FastifyReply) => FastifyReply {
-  const routes: { method: string; pattern: RegExp }[] = [];
+  const routes: { method: string; pattern: RegExp; isNamed: boolean }[] = [];
   app.addHook('onRoute', ({ method, url }) => {
     if (url.includes('*')) return;
     const pattern = new RegExp(`^${url.replace(/[.]/g, '\\.').replace(/:\w+/g, '[^/]+')}/?$`);
-    for (const each of [method].flat()) routes.push({ method: each, pattern });
+    for (const each of [method].flat()) routes.push({ method: each, pattern, isNamed: !url.includes(':') });
   });
   return (request, reply) => {
     const { method, url } = request;
     const [path = ''] = url.split('?');
-    const allowed = routes.filter((route) => route.pattern.test(path)).map((route) => route.method);
+    const fitting = routes.filter((route) => route.pattern.test(path));
+    // A path that is one by its own name is not told of as if it were a parameter of another.
+    const named = fitting.filter((route) => route.isNamed);
+    const allowed = (named.length > 0 ? named : fitting).map((route) => route.method);
     if (allowed.length === 0 || allowed.includes(method))
       return sendProblem(new ApiError('not_found', { value: clip(path) }), request, reply);
     const methods = [...new Set(allowed)].join(', ');
