@@ -69,9 +69,8 @@ export function liveRoutes(app: App, parts: FaceParts): void {
     },
     // Before it is a WebSocket, so that it is refused with an answer, and whoever wants one tries again.
     preHandler: async ({ ws, identity }) => {
-      if (!ws) return;
-      parts.rooms();
       parts.live.check(identity.tenant);
+      if (ws) parts.rooms();
     },
     handler: () => {
       throw new ApiError('upgrade_required', { value: '/api/v1/live' });
