@@ -13,11 +13,11 @@ import { type Labels, NodeExporter, type Scrape } from './node_exporter.ts';
 import { missing, need } from './requirements.ts';
 import { integral, median, rowOf, rowsOf, Watch } from './watch.ts';
 
-/** Ticks that are compared, and so many more until each table had rows: connections are counted once a minute at the rarest. */
+/** Ticks that are compared, and so many until there are those and each table had rows: connections are counted once a minute at the rarest. */
 const ticks = 20;
 const ticksMax = 75;
-/** So long before a tick the exporter is asked. */
-const ahead_ms = 150;
+/** So long before a tick the exporter is asked: longer where its answer took longer of late, and at most so long. */
+const ahead_ms = { min: 150, max: 700 };
 /** A tick's time is the frame's, and its files are read some milliseconds later: up to 2 % of a second. */
 const timing = 0.02;
 
@@ -34,10 +34,13 @@ beforeAll(async () => {
   await using exporter = await NodeExporter.start(exporterFlags);
   await using _stir = await startProgram('test/numbers/stir.ts', [file]);
   let last = await watch.first((frame) => frame.sequence >= 3, 0);
-  for (let tick = 0; tick < ticks || (tick < ticksMax && !hadAllTables()); tick++) {
+  let took_ms = 0;
+  for (let tick = 0; tick < ticksMax && (moments.length < ticks || !hadAllTables()); tick++) {
     const due_us = last.time_us + last.interval_ms * 1000;
-    await pause(Math.max(due_us / 1000 - ahead_ms - Date.now(), 0));
+    const early_ms = Math.min(Math.max(1.5 * took_ms, ahead_ms.min), ahead_ms.max);
+    await pause(Math.max(due_us / 1000 - early_ms - Date.now(), 0));
     const before = await exporter.scrape();
+    took_ms = (before.end_us - before.begin_us) / 1000;
     last = await watch.first(() => true, before.begin_us);
     const after = await exporter.scrape();
     // Where the machine was too slow for that, the tick is not compared.
