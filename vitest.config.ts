@@ -8,6 +8,9 @@ const quick = Math.max(2, availableParallelism() - 1);
 /** Tests with servers mostly wait: one alone uses less than one core. */
 const waiting = 2;
 
+/** What is polled for comes in its time, on a machine that is slow or busy, too. */
+const expecting = { poll: { timeout: 30_000 } };
+
 /** What every test with servers is looked through for: secrets where they may not be. */
 const setupFiles = ['./test/watch_secrets.ts'];
 
@@ -31,6 +34,7 @@ export default defineConfig({
     // Real servers share the machine's cores with what is tested: no time in a test is tighter than it has to be.
     testTimeout: 60_000,
     hookTimeout: 120_000,
+    expect: expecting,
     projects: [
       {
         extends: true,
@@ -48,6 +52,8 @@ export default defineConfig({
           name: 'web',
           include: ['src/**/*.svelte.test.ts'],
           maxWorkers: quick,
+          expect: expecting,
+          testTimeout: 60_000,
           browser: {
             enabled: true,
             headless: true,
