@@ -4,6 +4,7 @@ import { defaultTenant } from '@fleetreel/proto';
 import { milliseconds } from '@fleetreel/proto/duration';
 import { Duration, natsAccessSettings, type Program, SettingsError } from '@fleetreel/proto/settings';
 import Type, { type Static } from 'typebox';
+import { isLoopback } from '#loopback.ts';
 import manifest from '../package.json' with { type: 'json' };
 
 const text = (fallback: string, description: string) => Type.String({ default: fallback, description });
@@ -205,8 +206,7 @@ export function placeOf(checked: Settings): string {
   return of === 1 ? checked.store : `${checked.store}@${number}-of-${of}`;
 }
 
-const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
-const isLoopback = (host: string): boolean => loopback.test(host);
+const isOwn = (host: string): boolean => host === 'localhost' || isLoopback(host);
 
 /** Whether it is an address, alone or with how many of its bits are the network's. */
 function isNetwork(text: string): boolean {
@@ -217,7 +217,7 @@ function isNetwork(text: string): boolean {
 
 /** What the faces listen on that other machines reach too. */
 export const openFaces = (checked: Settings): string[] =>
-  (['http', 'grpc'] as const).filter((face) => !isLoopback(checked[face].host)).map((face) => `${face}.host`);
+  (['http', 'grpc'] as const).filter((face) => !isOwn(checked[face].host)).map((face) => `${face}.host`);
 
 /** Where the console is, as a browser on this machine or, if it is named, on another reaches it. */
 export function consoleUrl({ http, tls }: Settings, bound = http.port): string {
@@ -232,7 +232,7 @@ export function consoleUrl({ http, tls }: Settings, bound = http.port): string {
  */
 export function checkSettings(checked: Settings): void {
   for (const face of ['http', 'grpc'] as const)
-    if (checked.access.anonymous !== 'none' && !isLoopback(checked[face].host))
+    if (checked.access.anonymous !== 'none' && !isOwn(checked[face].host))
       throw new SettingsError(
         `access.anonymous: ${String(checked.access.anonymous)} is for loopback only, and ${face}.host is ${checked[face].host}: whoever reaches it could use it. Leave access.anonymous out, and sign in.`,
       );

@@ -1,5 +1,4 @@
 // The one place that decides who asks, and with that of which tenant a request is.
-import { BlockList, isIP } from 'node:net';
 import { defaultTenant } from '@fleetreel/proto';
 import { ApiError } from '@fleetreel/proto/errors';
 import { Entries } from '#access/entries.ts';
@@ -10,6 +9,7 @@ import { Users } from '#access/users.ts';
 import { type Clock, systemClock } from '#clock.ts';
 import { accessTidyMilliseconds, expiredKeyMilliseconds, usedMilliseconds } from '#limits.ts';
 import type { Log } from '#log/connect.ts';
+import { isLoopback } from '#loopback.ts';
 import { sentence, type Telemetry } from '#telemetry.ts';
 
 /** What whoever brings no credentials may do, from this machine. */
@@ -26,12 +26,6 @@ export type Credentials = {
   /** From where it comes: an address, IPv4 in IPv6 or not. */
   address: string;
 };
-
-const loopback = new BlockList();
-loopback.addSubnet('127.0.0.0', 8, 'ipv4');
-loopback.addAddress('::1', 'ipv6');
-const isLoopback = (address: string): boolean =>
-  isIP(address) !== 0 && loopback.check(address, isIP(address) === 4 ? 'ipv4' : 'ipv6');
 
 type AccessOptions = {
   anonymous: Anonymous;
