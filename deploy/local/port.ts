@@ -19,6 +19,7 @@ export async function freePort(): Promise<number> {
   }
   throw new Error('No free TCP port was found between 15000 and 32000 on 127.0.0.1.');
 }
+
 /** Where a port is looked for. Each of several test workers has a part for itself: a server binds some seconds after it was given its port. */
 function range(): { first: number; count: number } {
   const all = { first: 15_000, count: 17_000 };
@@ -27,6 +28,7 @@ function range(): { first: number; count: number } {
   const count = all.count / 16;
   return { first: all.first + (Number(worker) % 16) * count, count };
 }
+
 /** Ports that were given out but perhaps not yet bound. */
 const given = new Set<number>();
 

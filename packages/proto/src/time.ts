@@ -8,8 +8,8 @@ const millisecondsMin = 100_000_000_000;
 const rfc3339 = /^(\d{4}-\d\d-(\d\d))[Tt ](\d\d:\d\d:\d\d(?:\.\d+)?)(?:[Zz]|([+\- ])(\d\d:\d\d))$/;
 
 /**
- * A time, UTC, milliseconds since 1970 with microseconds as decimals: from RFC 3339, from such milliseconds, `now`, or as long before now as a duration says
- * (`-1h`). Where it is none, one sentence about that; an empty one where nothing is to be said.
+ * A time, UTC, milliseconds since 1970 with microseconds as decimals: from RFC 3339, from such milliseconds, `now`, or as long before
+ * now as a duration says (`-1h`). Where it is none, one sentence about that; an empty one where nothing is to be said.
  * @param now what `now` means, milliseconds since 1970
  */
 export function readTime(text: string, now: number): number | { hint: string } {
